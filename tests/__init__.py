@@ -1,0 +1,1 @@
+"""What Pierhead promises, one sentence a test."""
