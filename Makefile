@@ -20,6 +20,9 @@ help: ## list the targets
 run: .venv/.runtime ## serve on 127.0.0.1:5000 with the data in ./data (ARGS="--listen ...")
 	@exec .venv/bin/pierhead serve $(ARGS)
 
+.PHONY: install
+install: .venv/.runtime ## make .venv with what pierhead needs, and nothing else
+
 .PHONY: test
 test: .venv/.development ## run every test (ARGS="tests/storage -k link")
 	@exec .venv/bin/python -m pytest $(ARGS)
