@@ -1,0 +1,1 @@
+"""An OCI registry: the rules of repositories, tags, manifests, blobs and referrers."""

@@ -1,0 +1,1 @@
+"""Requests in, one call, responses out: the OCI distribution API over ASGI."""

@@ -1,0 +1,91 @@
+"""Manifests over HTTP: end-3, 7a, 7b and 9."""
+
+from collections.abc import Sequence
+
+from registry.api.conditions import is_unchanged, tag_condition
+from registry.api.requests import Request
+from registry.api.responses import NOSNIFF, Header, Response, header
+from registry.errors import ManifestUnknown, TooLarge, TooManyTags
+from registry.manifests import Manifests
+from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
+
+TAGS_CACHED: Header = (b"cache-control", b"no-cache")
+DIGESTS_CACHED: Header = (b"cache-control", b"private, max-age=31536000, immutable")
+MEDIA_TYPE_CHARACTERS_MAX = 255
+
+
+class ManifestEndpoints:
+    """GET, HEAD, PUT and DELETE of `/v2/<name>/manifests/<reference>`."""
+
+    def __init__(self, manifests: Manifests, *, manifest_bytes_max: int, tags_max: int) -> None:
+        self._manifests = manifests
+        self._bytes_max = manifest_bytes_max
+        self._tags_max = tags_max
+
+    async def get(self, request: Request) -> Response:
+        """end-3, GET and HEAD: the bytes as they were pushed, under the type that they were pushed with."""
+        reference = _existing(request.tail)
+        manifest = await self._manifests.get(request.repository, reference)
+        digest = str(manifest.digest).encode("ascii")
+        headers = [
+            header(b"content-type", manifest.media_type),
+            (b"docker-content-digest", digest),
+            (b"etag", b'"%s"' % digest),
+            TAGS_CACHED if isinstance(reference, str) else DIGESTS_CACHED,
+            NOSNIFF,
+        ]
+        if is_unchanged(request, manifest.digest):
+            return Response(304, headers[1:])
+        return Response(200, headers, manifest.body)
+
+    async def put(self, request: Request) -> Response:
+        """end-7a and, for a digest with `?tag=`, end-7b."""
+        reference = parse_reference(request.tail)
+        tags = [] if isinstance(reference, str) else self._tags(request.query.all("tag"))
+        body = await request.body(bytes_max=self._bytes_max)
+        if body is None:
+            raise TooLarge(f"a manifest has at most {self._bytes_max} bytes")
+        pushed = await self._manifests.put(
+            request.repository,
+            reference,
+            body,
+            media_type=_media_type(request),
+            tags=tags,
+            allow=tag_condition(request),
+        )
+        location = f"{request.root}/v2/{request.repository}/manifests/{pushed.digest}"
+        headers = [header(b"location", location), header(b"docker-content-digest", str(pushed.digest))]
+        if pushed.subject is not None:
+            headers.append(header(b"oci-subject", str(pushed.subject)))
+        if tags:
+            headers.append(header(b"oci-tag", ", ".join(tags)))
+        if pushed.warning is not None:
+            headers.append(header(b"warning", f'299 - "{pushed.warning}"'))
+        return Response(201, headers)
+
+    async def delete(self, request: Request) -> Response:
+        """end-9: a tag alone, or a manifest with all its tags."""
+        await self._manifests.delete(request.repository, _existing(request.tail))
+        return Response(202)
+
+    def _tags(self, texts: Sequence[str]) -> list[Tag]:
+        if len(texts) > self._tags_max:
+            raise TooManyTags(f"at most {self._tags_max} tags are set at once: push the rest in another request")
+        return list(dict.fromkeys(parse_tag(text) for text in texts))
+
+
+def _existing(text: str) -> Reference:
+    # What breaks the grammar of tags cannot be there: 404, not 400 (the official suite asks for it).
+    if ":" in text:
+        return parse_digest(text)
+    if not is_tag(text):
+        raise ManifestUnknown("there is no such tag: it breaks the grammar of tags")
+    return Tag(text)
+
+
+def _media_type(request: Request) -> str | None:
+    text = request.header(b"content-type")
+    if text is None:
+        return None
+    media_type = text.partition(";")[0].strip().lower()
+    return media_type[:MEDIA_TYPE_CHARACTERS_MAX] or None

@@ -1,0 +1,72 @@
+"""Blobs as clients see them: what a repository may read, and when one may be taken from it."""
+
+from registry.errors import BlobUnknown, Unsupported
+from registry.names import RepositoryName
+from registry.references import References
+from storage.blobs import Blob, BlobStore
+from storage.digest import Digest
+from storage.drivers import Stat
+from storage.errors import Corrupt, NotFound
+
+
+class Blobs:
+    """A blob is visible in a repository only through that repository's link to it."""
+
+    def __init__(self, store: BlobStore, references: References, *, delete: bool) -> None:
+        self._store = store
+        self._references = references
+        self._delete = delete
+
+    async def stat(self, repository: RepositoryName, digest: Digest) -> Stat:
+        """Size and time of a blob. Raises BlobUnknown."""
+        try:
+            return await self._store.stat(repository, digest)
+        except NotFound as error:
+            raise _unknown(error) from error
+
+    async def open(self, repository: RepositoryName, digest: Digest) -> Blob:
+        """Open a blob for reading. Raises BlobUnknown."""
+        try:
+            return await self._store.open(repository, digest)
+        except NotFound as error:
+            raise _unknown(error) from error
+
+    async def delete(self, repository: RepositoryName, digest: Digest) -> None:
+        """Take a blob from the repository (distribution-spec end-10).
+
+        Raises BlobUnknown; Unsupported while a manifest of the repository refers to it, or where deletion is
+        switched off.
+        """
+        if not self._delete:
+            raise Unsupported("deletion is switched off: set delete = true in the configuration")
+        try:
+            canonical = await self._store.resolve(repository, digest)
+        except Corrupt:
+            await self._store.unlink(repository, digest)
+            return
+        except NotFound as error:
+            raise _unknown(error) from error
+        seen: set[Digest] = set()
+        await self._refuse_if_referenced(repository, digest, seen)
+        await self._store.unlink(repository, digest)
+        # A manifest may have been pushed since. Both sides act before they look: either its push finds the blob
+        # gone and withdraws, or this look finds the manifest and puts the link back.
+        try:
+            await self._refuse_if_referenced(repository, digest, seen)
+        except Unsupported:
+            await self._store.link(repository, digest, canonical=canonical)
+            raise
+
+    async def _refuse_if_referenced(self, repository: RepositoryName, digest: Digest, seen: set[Digest]) -> None:
+        referrer = await self._references.find(repository, digest, seen=seen)
+        if referrer is not None:
+            raise Unsupported(
+                f"the manifest {referrer} refers to this blob: delete that first",
+                detail={"manifest": str(referrer)},
+            )
+
+
+def _unknown(error: NotFound) -> BlobUnknown:
+    if isinstance(error, Corrupt):
+        return BlobUnknown("the stored blob is damaged: push it again")
+    return BlobUnknown("this repository holds no such blob")

@@ -1,0 +1,305 @@
+"""Manifests as clients see them: parsed, checked against what the repository holds, recorded, read back."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from registry import media_types
+from registry.documents import Descriptor, Document, parse_manifest, told_type
+from registry.errors import (
+    DigestInvalid,
+    ManifestBlobUnknown,
+    ManifestInvalid,
+    ManifestUnknown,
+    Unavailable,
+    Unsupported,
+)
+from registry.names import Reference, RepositoryName, Tag
+from registry.strict_json import parse_object
+from storage.blobs import BlobStore
+from storage.catalog import CatalogStore
+from storage.digest import Digest
+from storage.errors import Corrupt, NotFound
+from storage.manifests import ManifestStore
+from storage.referrers import Referrer, ReferrerStore
+from storage.tags import TagStore
+
+PUSH_ATTEMPTS_MAX = 5
+CACHE_BYTES_MAX = 16 << 20
+CACHED_BYTES_MAX = 256 << 10
+UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest as it is served: the digest it was asked by, its media type and its very bytes."""
+
+    digest: Digest
+    media_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push has come to: the digest it is held under, its subject if any, and what to warn of."""
+
+    digest: Digest
+    subject: Digest | None
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestStores:
+    """The stores that a manifest is recorded in."""
+
+    manifests: ManifestStore
+    blobs: BlobStore
+    tags: TagStore
+    referrers: ReferrerStore
+    catalog: CatalogStore
+
+
+class Manifests:
+    """A manifest is visible only after everything that it refers to was found in its repository."""
+
+    def __init__(
+        self,
+        stores: ManifestStores,
+        *,
+        opaque_types: Sequence[str] = (),
+        sparse: bool = False,
+        delete: bool = True,
+    ) -> None:
+        self._stores = stores
+        self._opaque_types = opaque_types
+        self._sparse = sparse
+        self._delete = delete
+        self._cache = _Cache()
+
+    async def get(self, repository: RepositoryName, reference: Reference) -> Manifest:
+        """Read a manifest by digest or by tag (distribution-spec end-3). Raises ManifestUnknown."""
+        stores = self._stores
+        try:
+            digest = reference if isinstance(reference, Digest) else await stores.tags.get(repository, reference)
+            canonical = await stores.manifests.resolve(repository, digest)
+            text = self._cache.get(digest)
+            if text is None:
+                text = _Text.of((await stores.manifests.read(digest, canonical)).body)
+                self._cache.add(digest, text)
+        except NotFound as error:
+            raise _unknown(error) from error
+        media_type = text.named_type
+        if media_type is None:
+            # Not cached: it is deleted with the manifest, maybe through another worker.
+            media_type = await stores.manifests.media_type(repository, digest) or text.told_type
+        return Manifest(digest, media_type or media_types.OCTET_STREAM, text.body)
+
+    async def put(
+        self,
+        repository: RepositoryName,
+        reference: Reference,
+        body: bytes,
+        *,
+        media_type: str | None,
+        tags: Sequence[Tag] = (),
+        allow: Callable[[Digest | None], None] | None = None,
+    ) -> Pushed:
+        """Take a manifest (distribution-spec end-7a, end-7b) and set `tags`, or the tag that `reference` is.
+
+        `allow`, if given, is asked with what each tag points at, before anything is stored and again in the
+        step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, and
+        what `allow` raises.
+        """
+        digest = _digest_of(reference, body)
+        try:
+            document = parse_manifest(body, media_type, opaque_types=self._opaque_types)
+        except ValueError as error:
+            raise ManifestInvalid(str(error)) from error
+        wanted = tags if isinstance(reference, Digest) else (reference,)
+        if allow is not None:
+            for tag in wanted:
+                allow(await self._stores.tags.current(repository, tag))
+        await self._require(repository, document)
+        for _attempt in range(PUSH_ATTEMPTS_MAX):
+            await self._record(repository, digest, document, body)
+            for tag in wanted:
+                await self._stores.tags.set(repository, tag, digest, allow=allow or _anything)
+            # A deletion of the manifest may have come between: it takes the tags that it sees, and this push
+            # looks whether the manifest is still there. One of the two sees the other.
+            if await self._stores.manifests.exists(repository, digest):
+                subject = document.subject.digest if document.subject else None
+                return Pushed(digest, subject, None if document.is_named else UNNAMED)
+            allow = None  # it has been asked, and would now be asked about this push's own tag
+        raise Unavailable("the manifest is being deleted again and again: push it later")
+
+    async def delete(self, repository: RepositoryName, reference: Reference) -> None:
+        """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
+
+        Raises ManifestUnknown; Unsupported where deletion is switched off.
+        """
+        if not self._delete:
+            raise Unsupported("deletion is switched off: set delete = true in the configuration")
+        try:
+            if isinstance(reference, Digest):
+                await self._delete_manifest(repository, reference)
+            else:
+                await self._stores.tags.delete(repository, reference)
+        except NotFound as error:
+            raise _unknown(error) from error
+
+    async def _delete_manifest(self, repository: RepositoryName, digest: Digest) -> None:
+        stores = self._stores
+        subject: Digest | None = None
+        try:
+            canonical = await stores.manifests.resolve(repository, digest)
+            subject = _subject((await stores.manifests.read(digest, canonical)).body)
+        except Corrupt:
+            pass  # what is damaged can still be deleted
+        await self._untag(repository, digest)
+        await stores.manifests.unlink(repository, digest)
+        if subject is not None:
+            await stores.referrers.delete(repository, subject, digest)
+        if not await stores.manifests.exists(repository, digest):
+            await self._untag(repository, digest)  # what a push has set since, see put
+
+    async def _untag(self, repository: RepositoryName, digest: Digest) -> None:
+        tags = self._stores.tags
+        async for tag in tags.iterate(repository):
+            try:
+                if await tags.get(repository, tag) == digest:
+                    await tags.delete(repository, tag, only=digest)
+            except NotFound:
+                continue  # damaged, deleted or moved since: not ours to take
+
+    async def _record(self, repository: RepositoryName, digest: Digest, document: Document, body: bytes) -> None:
+        # In the order of docs/reference/storage-format.md: a crash between any two leaves garbage, never a lie.
+        stores = self._stores
+        canonical = await stores.manifests.put_bytes(body)
+        if document.told_type != document.media_type:
+            await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
+        if document.subject is not None:
+            await stores.referrers.put(repository, document.subject.digest, _referrer(digest, document, body))
+        is_new = await stores.manifests.link(repository, digest, canonical=canonical)
+        try:
+            # A blob may have been deleted since it was looked up, see Blobs.delete.
+            await self._require(repository, document)
+        except ManifestBlobUnknown:
+            if is_new:
+                await stores.manifests.unlink(repository, digest)
+            raise
+        await stores.catalog.add(repository)
+
+    async def _require(self, repository: RepositoryName, document: Document) -> None:
+        if self._sparse:
+            return
+        missing = [str(d.digest) for d in _once(document.references) if not await self._holds(repository, d)]
+        if missing:
+            raise ManifestBlobUnknown(missing)
+
+    async def _holds(self, repository: RepositoryName, descriptor: Descriptor) -> bool:
+        if descriptor.is_foreign:
+            return True
+        if descriptor.is_manifest and await self._stores.manifests.exists(repository, descriptor.digest):
+            return True
+        # An index may list blobs: a build cache of buildkit does, with layers as its entries.
+        try:
+            found = await self._stores.blobs.stat(repository, descriptor.digest)
+        except NotFound:
+            return False
+        if found.size == descriptor.size:
+            return True
+        # Either the stored copy was truncated, and has to be pushed again, or the manifest is wrong.
+        if not await self._stores.blobs.check(repository, descriptor.digest):
+            return False
+        raise ManifestInvalid(
+            f"the manifest says that {descriptor.digest} has {descriptor.size} bytes; it has {found.size}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """The bytes of a manifest and the media types that they name and tell; never another's under its digest."""
+
+    body: bytes
+    named_type: str | None
+    told_type: str | None
+
+    @classmethod
+    def of(cls, body: bytes) -> "_Text":
+        try:
+            fields = parse_object(body)
+        except ValueError:
+            return cls(body, None, None)
+        named = fields.get("mediaType")
+        return cls(body, named if isinstance(named, str) and _is_header_text(named) else None, told_type(fields))
+
+
+class _Cache:
+    """Verified manifests by digest, the most recently used of them, at most CACHE_BYTES_MAX bytes."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[Digest, _Text] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, digest: Digest) -> _Text | None:
+        text = self._texts.get(digest)
+        if text is not None:
+            self._texts.move_to_end(digest)
+        return text
+
+    def add(self, digest: Digest, text: _Text) -> None:
+        if digest in self._texts or len(text.body) > CACHED_BYTES_MAX:
+            return
+        self._texts[digest] = text
+        self._bytes += len(text.body)
+        while self._bytes > CACHE_BYTES_MAX:
+            _digest, dropped = self._texts.popitem(last=False)
+            self._bytes -= len(dropped.body)
+
+
+def _digest_of(reference: Reference, body: bytes) -> Digest:
+    if not isinstance(reference, Digest):
+        return Digest.of(body)
+    if Digest.of(body, reference.algorithm) != reference:
+        raise DigestInvalid("the manifest does not hash to the digest it was pushed under: send the exact bytes")
+    return reference
+
+
+def _once(descriptors: Sequence[Descriptor]) -> list[Descriptor]:
+    # 10,000 times the same layer is one look-up. One digest with two sizes stays two: one of them is wrong.
+    return list({(d.digest, d.size): d for d in descriptors}.values())
+
+
+def _referrer(digest: Digest, document: Document, body: bytes) -> Referrer:
+    descriptor: dict[str, object] = {
+        "mediaType": document.media_type,
+        "digest": str(digest),
+        "size": len(body),
+    }
+    if document.annotations:
+        descriptor["annotations"] = dict(document.annotations)
+    if document.artifact_type is not None:
+        descriptor["artifactType"] = document.artifact_type
+    return Referrer(digest, document.artifact_type, descriptor)
+
+
+def _subject(body: bytes) -> Digest | None:
+    try:
+        subject = parse_object(body).get("subject")
+        return Digest.parse(str(subject["digest"])) if isinstance(subject, dict) else None
+    except (ValueError, KeyError):
+        return None
+
+
+def _anything(_current: Digest | None) -> None:
+    """Refuse nothing."""
+
+
+def _is_header_text(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _unknown(error: NotFound) -> ManifestUnknown:
+    if isinstance(error, Corrupt):
+        return ManifestUnknown("the stored manifest is damaged: push it again")
+    return ManifestUnknown("this repository holds no such manifest or tag")

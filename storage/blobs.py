@@ -1,0 +1,194 @@
+"""Blobs: bytes stored once under their digest, and readable only where a repository links to them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from storage import keys
+from storage.digest import SHA256, Digest, RunningHash
+from storage.drivers import Driver, Reader, StagedWriter, Stat
+from storage.errors import Corrupt, NotFound, StorageRefused
+from storage.links import link_text, read_link
+
+EMPTY = Digest.of(b"")
+MARKER_BYTES_MAX = 256
+SOURCE_BYTES_MAX = 512
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob open for reading: the digest it was asked by, and the one that its bytes lie under."""
+
+    digest: Digest
+    canonical: Digest
+    reader: Reader
+    condemn: Callable[[Digest, Stat], Awaitable[None]]
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.reader.size
+
+    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """Yield `length` bytes from offset `start`, unchecked."""
+        return self.reader.pieces(start, length)
+
+    async def verified_pieces(self) -> AsyncIterator[bytes]:
+        """Yield the whole blob, holding the last piece back until everything has hashed to the digest.
+
+        Raises Corrupt before that last piece, so that a reader who counts bytes never takes damaged ones
+        for whole.
+        """
+        running = RunningHash(self.canonical.algorithm)
+        held: bytes | None = None
+        async for piece in self.reader.pieces(0, self.reader.size):
+            if held is not None:
+                yield held
+            running.update(piece)
+            held = piece
+        if running.digest() != self.canonical:
+            await self.condemn(self.canonical, Stat(self.reader.size, self.reader.modified))
+            raise Corrupt("the stored bytes do not hash to their digest", key=keys.blob(self.canonical))
+        if held is not None:
+            yield held
+
+    async def close(self) -> None:
+        """Let go of the bytes."""
+        await self.reader.close()
+
+
+class BlobStore:
+    """Every link in it was written after the bytes that it leads to were durable.
+
+    A stored copy that was found not to hash to its digest is remembered by size and time of its last write,
+    and is not there from then on: clients ask before they push, and only a no makes them push again.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def stat(self, repository: str, digest: Digest) -> Stat:
+        """Tell size and time of a blob that the repository links to. Raises NotFound."""
+        canonical = await self.resolve(repository, digest)
+        key = keys.blob(canonical)
+        try:
+            found = await self._driver.stat(key)
+        except StorageRefused as error:
+            raise _unreadable(key) from error
+        await self._refuse_damaged(canonical, found)
+        return found
+
+    async def exists(self, repository: str, digest: Digest) -> bool:
+        """Tell whether the repository links to the blob and its bytes are there."""
+        try:
+            await self.stat(repository, digest)
+        except NotFound:
+            return False
+        return True
+
+    async def open(self, repository: str, digest: Digest) -> Blob:
+        """Open a blob that the repository links to. Raises NotFound."""
+        canonical = await self.resolve(repository, digest)
+        key = keys.blob(canonical)
+        try:
+            reader = await self._driver.open(key)
+        except StorageRefused as error:
+            raise _unreadable(key) from error
+        try:
+            await self._refuse_damaged(canonical, Stat(reader.size, reader.modified))
+        except BaseException:
+            await reader.close()
+            raise
+        return Blob(digest, canonical, reader, self.condemn)
+
+    async def check(self, repository: str, digest: Digest) -> bool:
+        """Read a blob and tell whether it is there and hashes to its digest."""
+        try:
+            blob = await self.open(repository, digest)
+        except NotFound:
+            return False
+        try:
+            async for _piece in blob.verified_pieces():
+                pass
+        except Corrupt:
+            return False
+        finally:
+            await blob.close()
+        return True
+
+    async def condemn(self, canonical: Digest, found: Stat) -> None:
+        """Remember that the stored copy does not hash to its digest."""
+        log.error("damaged blob", key=keys.blob(canonical), remedy="push the blob again")
+        await self._driver.put(keys.damaged(canonical), _marker(found), durable=False)
+
+    async def commit(self, writer: StagedWriter, repository: str, digest: Digest, *, canonical: Digest) -> None:
+        """Make verified staged bytes the blob, then link the repository to it.
+
+        The bytes always replace what lies there: a copy that was truncated or has rotted is healed by the
+        push, and no reader is disturbed, for it holds the old file open.
+        """
+        await writer.commit(keys.blob(canonical))
+        await self.link(repository, digest, canonical=canonical)
+
+    async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> None:
+        """Let the repository read a blob whose bytes are durable already."""
+        await self._driver.put(keys.layer_link(repository, digest), link_text(canonical))
+        if await self.source(digest) is None:
+            await self.remember_source(repository, digest)
+
+    async def mount(self, repository: str, digest: Digest, *, source: str) -> None:
+        """Let the repository read a blob that `source` may read. Raises NotFound."""
+        await self.stat(source, digest)
+        canonical = await self.resolve(source, digest)
+        await self.link(repository, digest, canonical=canonical)
+
+    async def source(self, digest: Digest) -> str | None:
+        """A repository that is said to link to the blob: a hint, which may be out of date."""
+        try:
+            found = await self._driver.get(keys.blob_source(digest), bytes_max=SOURCE_BYTES_MAX)
+            return found.body.decode("ascii")
+        except (NotFound, ValueError):
+            return None
+
+    async def remember_source(self, repository: str, digest: Digest) -> None:
+        """Note a repository that links to the blob, for `source`."""
+        await self._driver.put(keys.blob_source(digest), repository.encode("ascii"), durable=False)
+
+    async def unlink(self, repository: str, digest: Digest) -> None:
+        """Take the blob from the repository; its bytes stay for whoever else links to them."""
+        await self._driver.delete(keys.layer_link(repository, digest))
+
+    async def resolve(self, repository: str, digest: Digest) -> Digest:
+        """The digest that the bytes of a blob of this repository lie under. Raises NotFound."""
+        key = keys.layer_link(repository, digest)
+        canonical = await read_link(self._driver, key)
+        if canonical.algorithm != SHA256 or (digest.algorithm == SHA256 and canonical != digest):
+            log.error("damaged link", key=key, reason="it leads to another blob", remedy="push the blob again")
+            raise Corrupt("the link leads to another blob", key=key)
+        return canonical
+
+    async def _refuse_damaged(self, canonical: Digest, found: Stat) -> None:
+        key = keys.blob(canonical)
+        # A crash of a registry that renames before it fsyncs leaves an empty file under a full blob's name.
+        if found.size == 0 and canonical != EMPTY:
+            log.error("damaged blob", key=key, reason="the file is empty", remedy="push the blob again")
+            raise Corrupt("the stored blob is empty", key=key)
+        try:
+            marker = await self._driver.get(keys.damaged(canonical), bytes_max=MARKER_BYTES_MAX)
+        except NotFound:
+            return
+        if marker.body == _marker(found):
+            raise Corrupt("the stored blob was found damaged", key=key)
+        await self._driver.delete(keys.damaged(canonical))  # of a copy that a push has replaced
+
+
+def _marker(found: Stat) -> bytes:
+    return f"{found.size} {found.modified!r}".encode()
+
+
+def _unreadable(key: str) -> Corrupt:
+    log.error("unreadable blob", key=key, remedy="check owner and mode of the file, or push the blob again")
+    return Corrupt("the stored blob may not be read", key=key)

@@ -1,0 +1,210 @@
+"""The contract between the stores and what holds the bytes: a file system, a bucket, a dictionary.
+
+A driver keeps *objects* at `/`-separated keys. Small objects are read and written whole, and change by
+compare-and-swap; large ones are *staged* first, append by append, and become an object in one step. Every
+driver passes the same suite, `tests/storage/test_driver_contract.py`.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+PIECE_BYTES = 1 << 20
+"""The size in which large objects are read: one thread hop each."""
+
+
+def check_key(key: str) -> str:
+    """Return the key if it is one as Driver says. Raises ValueError: it would name something else."""
+    if not all(part not in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
+        raise ValueError(f"no key: {key!r}")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"no key: {key!r}") from error
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a driver can do beyond the contract, as data: nobody asks for a driver's name."""
+
+    presigned_urls: bool = False
+    object_bytes_max: int | None = None
+    append_bytes_min: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Size in bytes and time of the last write, in seconds since the epoch."""
+
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class SmallObject:
+    """The bytes of a small object, and the opaque version that they stand for."""
+
+    body: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a listing.
+
+    With a delimiter, everything below `key` may be folded into one entry: then `key` ends in `/` and
+    `is_prefix` is true. (A folded entry may turn out to hold nothing.)
+    """
+
+    key: str
+    is_prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries in byte order of their keys; `more` says that the listing goes on after the last."""
+
+    entries: Sequence[Entry]
+    more: bool
+
+
+class Reader(Protocol):
+    """One version of a large object, held open: a replacement meanwhile does not change what it reads."""
+
+    size: int
+    modified: float
+    identity: str
+    """Equal for two readers only if they read the same bytes from the same place, unmodified between."""
+
+    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES.
+
+        Raises Corrupt if the object ends before that, StorageUnavailable if it can't be read.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the object. Safe to call twice."""
+        ...
+
+
+class StagedWriter(Protocol):
+    """The one writer of a staged object. Its lock dies with its process."""
+
+    size: int
+    """Bytes kept so far: where the next write goes."""
+
+    async def write(self, pieces: Sequence[bytes], observe: Callable[[Sequence[bytes]], None] | None = None) -> None:
+        """Append the pieces, calling `observe(pieces)` in the thread that writes them.
+
+        On failure `size` is what is really kept. Raises StorageFull and its kin; NotFound if the staged
+        object was discarded meanwhile.
+        """
+        ...
+
+    async def truncate(self, size: int) -> None:
+        """Take back everything after the first `size` bytes."""
+        ...
+
+    async def flush(self) -> None:
+        """Return only when the bytes so far, and the way to them, survive a power cut."""
+        ...
+
+    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """Read back what was staged, as Reader.pieces does."""
+        ...
+
+    async def commit(self, key: str) -> None:
+        """Make the staged bytes the object at `key`, replacing what was there, in one durable step.
+
+        The staged object is gone afterwards and the writer closed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release the lock and keep the bytes. Safe to call twice, and after commit."""
+        ...
+
+
+class Driver(Protocol):
+    """Objects at keys. A key is one or more non-empty components joined by `/`, none of them `.` or `..`.
+
+    Anything else given as a key is the caller's mistake and a ValueError.
+
+    Everything that changes the store is durable when it returns: it survives a power cut, together with
+    every directory on the way to it. Any method may raise StorageUnavailable and its subclasses.
+    """
+
+    capabilities: Capabilities
+
+    async def start(self) -> None:
+        """Prove that the store can be used as configured; raises StorageError saying what to do if not."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of threads and connections."""
+        ...
+
+    async def get(self, key: str, *, bytes_max: int) -> SmallObject:
+        """Read a small object whole. Raises NotFound, or Corrupt if it is longer than `bytes_max`."""
+        ...
+
+    async def create(self, key: str, body: bytes) -> str:
+        """Write a new object and return its version. Raises AlreadyExists: of many creators one wins."""
+        ...
+
+    async def replace(self, key: str, body: bytes, *, version: str) -> str:
+        """Compare and swap: write only over `version`. Raises VersionMismatch, also when it is gone."""
+        ...
+
+    async def put(self, key: str, body: bytes, *, durable: bool = True) -> str:
+        """Write an object, whatever was there; readers see the old bytes or the new ones.
+
+        `durable=False` is for what may be lost in a power cut (never torn, for all other failures).
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; deleting what is absent is fine."""
+        ...
+
+    async def delete_version(self, key: str, *, version: str) -> None:
+        """Delete only `version`. Raises VersionMismatch, also when it is gone."""
+        ...
+
+    async def list(self, prefix: str, *, after: str = "", limit: int, fold: bool = False) -> Page:
+        """List objects whose key starts with `prefix` (which ends in `/`), in byte order of the keys.
+
+        Only keys greater than `after` (a full key, which need not exist) are given, at most `limit`. With
+        `fold`, everything below the next `/` after the prefix becomes one entry.
+        """
+        ...
+
+    async def stat(self, key: str) -> Stat:
+        """Tell size and time of an object. Raises NotFound."""
+        ...
+
+    async def open(self, key: str) -> Reader:
+        """Open a large object for reading. Raises NotFound."""
+        ...
+
+    async def stage(self, key: str) -> None:
+        """Begin an empty staged object. Raises AlreadyExists if there is one.
+
+        It is not an object: get, stat and list need not know it. It may be lost in a power cut until its
+        writer has flushed it.
+        """
+        ...
+
+    async def stat_staged(self, key: str) -> Stat:
+        """Tell size and time of a staged object, also while it is written to. Raises NotFound."""
+        ...
+
+    async def open_staged(self, key: str) -> StagedWriter:
+        """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
+        ...
+
+    async def discard(self, key: str) -> None:
+        """Drop a staged object, also from under its writer; dropping what is absent is fine."""
+        ...

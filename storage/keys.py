@@ -1,0 +1,113 @@
+"""The whole layout on one page: every key that Pierhead reads or writes.
+
+Everything below `docker/` is the layout of CNCF distribution, which reads what stands here and is read by it;
+everything it does not have stands below `pierhead/`. A repository's name holds slashes, so whatever follows a
+name starts with `_`, which no component of a name can.
+"""
+
+from storage.digest import Digest
+
+ROOT = "docker/registry/v2"
+OURS = "pierhead"
+
+LAYOUT = f"{OURS}/layout"
+UPLOADS = f"{OURS}/uploads/"
+CATALOG = f"{OURS}/catalog/"
+REPOSITORIES = f"{ROOT}/repositories/"
+BLOBS = f"{ROOT}/blobs/"
+
+CATALOG_END = "!"
+"""Closes a name in the catalog. It sorts before every character of a name, so keys sort as the names do."""
+
+
+def _repository(name: str) -> str:
+    return f"{REPOSITORIES}{name}"
+
+
+def _ours(name: str) -> str:
+    return f"{OURS}/repositories/{name}"
+
+
+def blob(digest: Digest) -> str:
+    """The bytes of a blob or manifest, always under their sha256 digest."""
+    return f"{BLOBS}{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
+
+
+def layer_link(name: str, digest: Digest) -> str:
+    """This repository may read that blob."""
+    return f"{_repository(name)}/_layers/{digest.algorithm}/{digest.hex}/link"
+
+
+def revisions(name: str) -> str:
+    """All manifests of a repository."""
+    return f"{_repository(name)}/_manifests/revisions/"
+
+
+def revision_link(name: str, digest: Digest) -> str:
+    """This repository holds that manifest."""
+    return f"{revisions(name)}{digest.algorithm}/{digest.hex}/link"
+
+
+def tags(name: str) -> str:
+    """All tags of a repository, one folder each."""
+    return f"{_repository(name)}/_manifests/tags/"
+
+
+def tag_link(name: str, tag: str) -> str:
+    """What a tag points at: the one authority."""
+    return f"{tags(name)}{tag}/current/link"
+
+
+def tag_index(name: str, tag: str) -> str:
+    """Everything that a tag has pointed at."""
+    return f"{tags(name)}{tag}/index/"
+
+
+def tag_index_link(name: str, tag: str, digest: Digest) -> str:
+    """A tag has pointed at that manifest."""
+    return f"{tag_index(name, tag)}{digest.algorithm}/{digest.hex}/link"
+
+
+def upload_bytes(name: str, upload: str) -> str:
+    """The staged bytes of an upload session."""
+    return f"{_repository(name)}/_uploads/{upload}/data"
+
+
+def upload_started(name: str, upload: str) -> str:
+    """When the session began: distribution purges by it what was abandoned."""
+    return f"{_repository(name)}/_uploads/{upload}/startedat"
+
+
+def upload_record(upload: str) -> str:
+    """What a session knows of itself."""
+    return f"{UPLOADS}{upload}"
+
+
+def catalog_entry(name: str) -> str:
+    """This repository exists."""
+    return f"{CATALOG}{name}{CATALOG_END}"
+
+
+def media_type(name: str, digest: Digest) -> str:
+    """The media type of a manifest whose bytes do not tell it."""
+    return f"{_ours(name)}/_types/{digest.algorithm}/{digest.hex}"
+
+
+def damaged(canonical: Digest) -> str:
+    """Size and time of a stored copy that was found not to hash to its digest."""
+    return f"{OURS}/damaged/{canonical.algorithm}/{canonical.hex[:2]}/{canonical.hex}"
+
+
+def blob_source(digest: Digest) -> str:
+    """A repository that has linked to the blob: where a mount without a source looks first."""
+    return f"{OURS}/sources/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+
+def referrers(name: str, subject: Digest) -> str:
+    """Everything that refers to a subject."""
+    return f"{_ours(name)}/_referrers/{subject.algorithm}/{subject.hex}/"
+
+
+def referrer(name: str, subject: Digest, digest: Digest) -> str:
+    """One manifest that refers to a subject."""
+    return f"{referrers(name, subject)}{digest.algorithm}-{digest.hex}"

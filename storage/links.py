@@ -1,0 +1,36 @@
+"""Links: small objects whose whole text is a digest."""
+
+import structlog
+
+from storage.digest import Digest
+from storage.drivers import Driver
+from storage.errors import Corrupt, StorageRefused
+
+LINK_BYTES_MAX = 256
+
+log = structlog.get_logger(__name__)
+
+
+async def read_link(driver: Driver, key: str) -> Digest:
+    """Read the digest that a link holds.
+
+    Raises NotFound; or Corrupt, after logging the key, if the link holds anything else or can't be read: an
+    empty link is what a crash of older registries leaves behind, and the next push of the object mends it.
+    """
+    digest, _version = await read_link_version(driver, key)
+    return digest
+
+
+async def read_link_version(driver: Driver, key: str) -> tuple[Digest, str]:
+    """Read a link and the version to compare and swap it by. Raises as read_link does."""
+    try:
+        found = await driver.get(key, bytes_max=LINK_BYTES_MAX)
+        return Digest.parse(found.body.decode("ascii").strip()), found.version
+    except (ValueError, Corrupt, StorageRefused) as error:
+        log.error("damaged link", key=key, reason=str(error), remedy="push the object again")
+        raise Corrupt("the link is damaged or unreadable", key=key) from error
+
+
+def link_text(digest: Digest) -> bytes:
+    """The text of a link, as distribution writes it: no newline."""
+    return str(digest).encode("ascii")

@@ -1,0 +1,137 @@
+"""Manifests: small blobs, stored to the byte, that a repository holds by a revision link."""
+
+from dataclasses import dataclass
+
+import structlog
+
+from storage import keys
+from storage.digest import SHA256, Digest
+from storage.drivers import Driver
+from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused
+from storage.links import link_text, read_link
+
+MEDIA_TYPE_BYTES_MAX = 1024
+STORED_BYTES_MAX = 64 << 20
+"""No manifest that this or another registry took is larger; what is, is no manifest."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifest:
+    """The bytes of a manifest, verified against its digest."""
+
+    digest: Digest
+    canonical: Digest
+    body: bytes
+
+
+class ManifestStore:
+    """Every revision link in it was written after the bytes that it leads to were durable."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def put_bytes(self, body: bytes) -> Digest:
+        """Store the bytes, still invisible, and return the sha256 digest that they lie under."""
+        canonical = Digest.of(body, SHA256)
+        await self._driver.put(keys.blob(canonical), body)
+        return canonical
+
+    async def put_media_type(self, repository: str, digest: Digest, media_type: str, *, told: str | None) -> None:
+        """Remember a media type that is not the one that the bytes tell (`told`).
+
+        The first one wins: a second pusher must not change what others read under the same digest.
+        """
+        if await self.exists(repository, digest) and (
+            told is not None or await self.media_type(repository, digest) is not None
+        ):
+            return
+        await self._driver.put(keys.media_type(repository, digest), media_type.encode())
+
+    async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> bool:
+        """Make the manifest visible; tells whether it was not before."""
+        key = keys.revision_link(repository, digest)
+        try:
+            await self._driver.create(key, link_text(canonical))
+        except AlreadyExists:
+            # Written again although it is there: the worker that wrote it may not have made it durable
+            # yet, and what a crash has left in its place is mended.
+            await self._driver.put(key, link_text(canonical))
+            return False
+        return True
+
+    async def resolve(self, repository: str, digest: Digest) -> Digest:
+        """The digest that the bytes of a manifest of this repository lie under. Raises NotFound."""
+        key = keys.revision_link(repository, digest)
+        canonical = await read_link(self._driver, key)
+        if canonical.algorithm != SHA256 or (digest.algorithm == SHA256 and canonical != digest):
+            log.error("damaged link", key=key, reason="it leads to another manifest", remedy="push it again")
+            raise Corrupt("the link leads to another manifest", key=key)
+        return canonical
+
+    async def exists(self, repository: str, digest: Digest) -> bool:
+        """Tell whether the repository holds the manifest."""
+        try:
+            await self.resolve(repository, digest)
+        except NotFound:
+            return False
+        return True
+
+    async def read(self, digest: Digest, canonical: Digest) -> StoredManifest:
+        """Read and verify the bytes of a manifest. Raises NotFound, or Corrupt after logging the key."""
+        key = keys.blob(canonical)
+        try:
+            body = (await self._driver.get(key, bytes_max=STORED_BYTES_MAX)).body
+        except StorageRefused as error:
+            log.error("unreadable manifest", key=key, remedy="check owner and mode of the file")
+            raise Corrupt("the stored manifest may not be read", key=key) from error
+        if Digest.of(body, canonical.algorithm) != canonical or (
+            digest != canonical and Digest.of(body, digest.algorithm) != digest
+        ):
+            log.error("damaged manifest", key=key, remedy="push the manifest again")
+            raise Corrupt("the stored manifest does not hash to its digest", key=key)
+        return StoredManifest(digest, canonical, body)
+
+    async def media_type(self, repository: str, digest: Digest) -> str | None:
+        """The media type that was stored beside a manifest, if it was."""
+        try:
+            return await self._read_media_type(keys.media_type(repository, digest))
+        except NotFound:
+            return None
+
+    async def unlink(self, repository: str, digest: Digest) -> None:
+        """Take the manifest from the repository; its bytes stay for whoever else links to them."""
+        await self._driver.delete(keys.revision_link(repository, digest))
+        await self._driver.delete(keys.media_type(repository, digest))
+
+    async def list(self, repository: str, *, after: Digest | None = None, limit: int) -> list[Digest]:
+        """The manifests of a repository, in the order of their keys."""
+        prefix = keys.revisions(repository)
+        start = "" if after is None else keys.revision_link(repository, after)
+        found: list[Digest] = []
+        while len(found) < limit:
+            page = await self._driver.list(prefix, after=start, limit=limit)
+            for entry in page.entries:
+                digest = _digest_of_key(entry.key.removeprefix(prefix))
+                if digest is not None:
+                    found.append(digest)
+            if not page.more:
+                break
+            start = page.entries[-1].key
+        return found[:limit]
+
+    async def _read_media_type(self, key: str) -> str:
+        found = await self._driver.get(key, bytes_max=MEDIA_TYPE_BYTES_MAX)
+        return found.body.decode("utf-8", "replace")
+
+
+def _digest_of_key(rest: str) -> Digest | None:
+    algorithm, _, tail = rest.partition("/")
+    encoded, _, leaf = tail.partition("/")
+    if leaf != "link":
+        return None
+    try:
+        return Digest.parse(f"{algorithm}:{encoded}")
+    except ValueError:
+        return None

@@ -1,0 +1,137 @@
+"""Tags: names that point at manifests and change by compare-and-swap."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from storage import keys
+from storage.digest import Digest
+from storage.drivers import Driver, SmallObject
+from storage.errors import AlreadyExists, NotFound, StorageUnavailable, VersionMismatch
+from storage.links import LINK_BYTES_MAX, link_text, read_link, read_link_version
+
+SWAP_ATTEMPTS_MAX = 200
+LIST_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TagPage:
+    """Tags in byte order; `more` says that there are others after the last."""
+
+    tags: list[str]
+    more: bool
+
+
+class TagStore:
+    """`current/link` is the single authority over what a tag points at."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def get(self, repository: str, tag: str) -> Digest:
+        """What the tag points at. Raises NotFound."""
+        return await read_link(self._driver, keys.tag_link(repository, tag))
+
+    async def current(self, repository: str, tag: str) -> Digest | None:
+        """What the tag points at, or None if that is nothing."""
+        return _digest_or_none(await self._current(keys.tag_link(repository, tag)))
+
+    async def set(
+        self, repository: str, tag: str, digest: Digest, *, allow: Callable[[Digest | None], None]
+    ) -> Digest | None:
+        """Point the tag at a manifest and return what it pointed at before.
+
+        `allow` is asked with what the tag points at (None: nothing) and may raise to refuse; question and
+        change are one step, for the change fails if the tag has moved since.
+        """
+        await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
+        key = keys.tag_link(repository, tag)
+        for _attempt in range(SWAP_ATTEMPTS_MAX):
+            current = await self._current(key)
+            before = _digest_or_none(current)
+            allow(before)
+            try:
+                if current is None:
+                    await self._driver.create(key, link_text(digest))
+                else:
+                    await self._driver.replace(key, link_text(digest), version=current.version)
+            except (AlreadyExists, VersionMismatch):
+                await asyncio.sleep(0)
+                continue
+            return before
+        raise StorageUnavailable("the tag is being changed by too many at once", key=key)
+
+    async def delete(self, repository: str, tag: str, *, only: Digest | None = None) -> Digest:
+        """Delete the tag, if `only` is given just while it points there; returns where it pointed.
+
+        Raises NotFound if there is no such tag.
+        """
+        key = keys.tag_link(repository, tag)
+        for _attempt in range(SWAP_ATTEMPTS_MAX):
+            digest, version = await read_link_version(self._driver, key)
+            if only is not None and digest != only:
+                raise NotFound("the tag points elsewhere", key=key)
+            try:
+                await self._driver.delete_version(key, version=version)
+            except VersionMismatch:
+                await asyncio.sleep(0)
+                continue
+            await self._forget(repository, tag)
+            return digest
+        raise StorageUnavailable("the tag is being changed by too many at once", key=key)
+
+    async def list(self, repository: str, *, after: str = "", limit: int) -> TagPage:
+        """Tags greater than `after` in byte order, at most `limit`."""
+        found: list[str] = []
+        async for tag in self.iterate(repository, after=after):
+            if len(found) == limit:
+                return TagPage(found, more=True)
+            found.append(tag)
+        return TagPage(found, more=False)
+
+    async def iterate(self, repository: str, *, after: str = "") -> AsyncIterator[str]:
+        """Every tag greater than `after`, in byte order."""
+        prefix = keys.tags(repository)
+        for tag in sorted(await self._folders(prefix, after)):
+            try:
+                await self._driver.stat(keys.tag_link(repository, tag))
+            except NotFound:
+                continue  # an empty folder, or one that a delete has just left
+            yield tag
+
+    async def _folders(self, prefix: str, after: str) -> Sequence[str]:
+        # Keys sort by the folder's name with its closing slash, so `1.0-alpine/` stands before `1.0/`: a
+        # listing that started after `1.0-alpine` would miss `1.0`. All names are read, then sorted.
+        found: list[str] = []
+        start = ""
+        while True:
+            page = await self._driver.list(prefix, after=start, limit=LIST_PAGE, fold=True)
+            names = (entry.key[len(prefix) : -1] for entry in page.entries if entry.is_prefix)
+            found.extend(name for name in names if name > after)
+            if not page.more:
+                return found
+            start = page.entries[-1].key
+
+    async def _current(self, key: str) -> SmallObject | None:
+        try:
+            return await self._driver.get(key, bytes_max=LINK_BYTES_MAX)
+        except NotFound:
+            return None
+
+    async def _forget(self, repository: str, tag: str) -> None:
+        while True:
+            page = await self._driver.list(keys.tag_index(repository, tag), limit=LIST_PAGE)
+            for entry in page.entries:
+                await self._driver.delete(entry.key)
+            if not page.more:
+                return
+
+
+def _digest_or_none(current: SmallObject | None) -> Digest | None:
+    """What a link's bytes say; None for a damaged link, which points at nothing and is written over."""
+    if current is None:
+        return None
+    try:
+        return Digest.parse(current.body.decode("ascii").strip())
+    except ValueError:
+        return None
