@@ -28,6 +28,7 @@ _MANIFEST_KEYS = (
     "subject",
 )
 _DESCRIPTOR_KEYS = ("annotations", "artifactType", "data", "digest", "mediaType", "platform", "size", "urls")
+_PLATFORM_KEYS = ("architecture", "features", "os", "os.features", "os.version", "variant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def parse_manifest(body: bytes, media_type: str | None, *, opaque_types: Sequenc
     _refuse_other_spellings(fields, _MANIFEST_KEYS)
     told = _optional_text(fields, "mediaType")
     if told is not None and media_type is not None and told != media_type:
-        raise ValueError(f"Content-Type and the manifest's mediaType differ: send {told} for both"[:512])
+        raise ValueError("Content-Type and the manifest's mediaType differ: send the same in both")
     wanted = media_type or told or _sniff(fields)
     if wanted is not None and wanted in opaque_types:
         return Document(wanted, told_type(fields), is_named=told is not None)
@@ -174,6 +175,8 @@ def _descriptor(found: object, where: str) -> Descriptor:
     if not isinstance(digest, str):
         raise ValueError(f"{where} needs a digest")
     _annotations(found.get("annotations"))
+    if isinstance(platform := found.get("platform"), dict):
+        _refuse_other_spellings(platform, _PLATFORM_KEYS)
     try:
         return Descriptor(media_type, Digest.parse(digest), size)
     except ValueError as error:
@@ -205,4 +208,4 @@ def _refuse_other_spellings(fields: Mapping[str, object], known: Sequence[str]) 
                     raise ValueError(f"a key is spelled like {name} but for its case: clients would differ about it")
 
 
-_FOLDED = frozenset(name.casefold() for name in (*_MANIFEST_KEYS, *_DESCRIPTOR_KEYS))
+_FOLDED = frozenset(name.casefold() for name in (*_MANIFEST_KEYS, *_DESCRIPTOR_KEYS, *_PLATFORM_KEYS))

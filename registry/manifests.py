@@ -15,13 +15,14 @@ from registry.errors import (
     Unsupported,
 )
 from registry.names import Reference, RepositoryName, Tag
+from registry.referrers import describe
 from registry.strict_json import parse_object
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
 from storage.errors import Corrupt, NotFound
 from storage.manifests import ManifestStore
-from storage.referrers import Referrer, ReferrerStore
+from storage.referrers import ReferrerStore
 from storage.tags import TagStore
 
 PUSH_ATTEMPTS_MAX = 5
@@ -178,8 +179,11 @@ class Manifests:
         if document.told_type != document.media_type:
             await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
         if document.subject is not None:
-            await stores.referrers.put(repository, document.subject.digest, _referrer(digest, document, body))
+            await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
         is_new = await stores.manifests.link(repository, digest, canonical=canonical)
+        if document.subject is not None and not await stores.referrers.has(repository, document.subject.digest, digest):
+            # An adoption, which takes away what no manifest stands behind, came between. It looks again as well.
+            await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
         try:
             # A blob may have been deleted since it was looked up, see Blobs.delete.
             await self._require(repository, document)
@@ -230,8 +234,12 @@ class _Text:
             fields = parse_object(body)
         except ValueError:
             return cls(body, None, None)
-        named = fields.get("mediaType")
-        return cls(body, named if isinstance(named, str) and _is_header_text(named) else None, told_type(fields))
+        named, told = fields.get("mediaType"), told_type(fields)
+        return cls(
+            body,
+            named if isinstance(named, str) and _is_header_text(named) else None,
+            told if told is not None and _is_header_text(told) else None,
+        )
 
 
 class _Cache:
@@ -270,19 +278,6 @@ def _once(descriptors: Sequence[Descriptor]) -> list[Descriptor]:
     return list({(d.digest, d.size): d for d in descriptors}.values())
 
 
-def _referrer(digest: Digest, document: Document, body: bytes) -> Referrer:
-    descriptor: dict[str, object] = {
-        "mediaType": document.media_type,
-        "digest": str(digest),
-        "size": len(body),
-    }
-    if document.annotations:
-        descriptor["annotations"] = dict(document.annotations)
-    if document.artifact_type is not None:
-        descriptor["artifactType"] = document.artifact_type
-    return Referrer(digest, document.artifact_type, descriptor)
-
-
 def _subject(body: bytes) -> Digest | None:
     try:
         subject = parse_object(body).get("subject")
@@ -296,7 +291,7 @@ def _anything(_current: Digest | None) -> None:
 
 
 def _is_header_text(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+    return bool(text) and text.isascii() and text.isprintable()
 
 
 def _unknown(error: NotFound) -> ManifestUnknown:

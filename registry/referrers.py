@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from registry.documents import Document
 from registry.names import RepositoryName
 from storage.digest import Digest
 from storage.manifests import ManifestStore
@@ -12,6 +13,20 @@ from storage.referrers import Referrer, ReferrerStore
 PAGE_BYTES_MAX = 4_000_000
 """Below the 4 MiB of a manifest, the envelope included (distribution-spec, "Listing Referrers")."""
 PAGE = 200
+
+
+def describe(digest: Digest, document: Document, *, size: int) -> Referrer:
+    """What the listing says of a manifest of `size` bytes (distribution-spec, "Listing Referrers")."""
+    descriptor: dict[str, object] = {
+        "mediaType": document.media_type,
+        "digest": str(digest),
+        "size": size,
+    }
+    if document.annotations:
+        descriptor["annotations"] = dict(document.annotations)
+    if document.artifact_type is not None:
+        descriptor["artifactType"] = document.artifact_type
+    return Referrer(digest, document.artifact_type, descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def parse_object(body: bytes) -> dict[str, object]:
     except RecursionError:
         raise ValueError(f"the JSON is nested more than {DEPTH_MAX} deep") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at byte {error.pos}") from None
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
     if not isinstance(parsed, dict):
         raise ValueError("the JSON is not an object")
     _check(parsed)

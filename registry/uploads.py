@@ -9,13 +9,14 @@ import structlog
 
 from registry.errors import (
     DigestInvalid,
+    NameInvalid,
     RangeInvalid,
     SizeInvalid,
     TooLarge,
     TooManyRequests,
     UploadUnknown,
 )
-from registry.names import RepositoryName
+from registry.names import RepositoryName, parse_name
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import SHA256, Digest
@@ -162,8 +163,9 @@ class Uploads:
 
     async def _find_source(self, digest: Digest) -> RepositoryName | None:
         hint = await self._blobs.source(digest)
-        if hint is not None and await self._blobs.exists(hint, digest):
-            return RepositoryName(hint)
+        with contextlib.suppress(NameInvalid):  # what is stored there may be damaged
+            if hint is not None and await self._blobs.exists(parse_name(hint), digest):
+                return parse_name(hint)
         names, _more = await self._catalog.list(limit=SOURCES_MAX)
         for name in names:
             if await self._blobs.exists(name, digest):

@@ -8,7 +8,7 @@ import structlog
 from storage import keys
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
-from storage.errors import Corrupt, NotFound, StorageRefused
+from storage.errors import Corrupt, NotFound, StorageError, StorageRefused
 from storage.links import link_text, read_link
 
 EMPTY = Digest.of(b"")
@@ -20,10 +20,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob open for reading: the digest it was asked by, and the one that its bytes lie under."""
+    """A blob open for reading: the digest it was asked by, the one that its bytes lie under, the link's key."""
 
     digest: Digest
     canonical: Digest
+    link: str
     reader: Reader
     condemn: Callable[[Digest, Stat], Awaitable[None]]
 
@@ -42,16 +43,20 @@ class Blob:
         Raises Corrupt before that last piece, so that a reader who counts bytes never takes damaged ones
         for whole.
         """
-        running = RunningHash(self.canonical.algorithm)
+        running = {expected: RunningHash(expected.algorithm) for expected in (self.canonical, self.digest)}
         held: bytes | None = None
         async for piece in self.reader.pieces(0, self.reader.size):
             if held is not None:
                 yield held
-            running.update(piece)
+            for each in running.values():
+                each.update(piece)
             held = piece
-        if running.digest() != self.canonical:
+        if running[self.canonical].digest() != self.canonical:
             await self.condemn(self.canonical, Stat(self.reader.size, self.reader.modified))
             raise Corrupt("the stored bytes do not hash to their digest", key=keys.blob(self.canonical))
+        if running[self.digest].digest() != self.digest:
+            log.error("damaged link", key=self.link, reason="it leads to another blob", remedy="push the blob again")
+            raise Corrupt("the link leads to another blob", key=self.link)
         if held is not None:
             yield held
 
@@ -76,8 +81,8 @@ class BlobStore:
         key = keys.blob(canonical)
         try:
             found = await self._driver.stat(key)
-        except StorageRefused as error:
-            raise _unreadable(key) from error
+        except (NotFound, StorageRefused) as error:
+            raise _unreadable(key, error) from error
         await self._refuse_damaged(canonical, found)
         return found
 
@@ -95,14 +100,14 @@ class BlobStore:
         key = keys.blob(canonical)
         try:
             reader = await self._driver.open(key)
-        except StorageRefused as error:
-            raise _unreadable(key) from error
+        except (NotFound, StorageRefused) as error:
+            raise _unreadable(key, error) from error
         try:
             await self._refuse_damaged(canonical, Stat(reader.size, reader.modified))
         except BaseException:
             await reader.close()
             raise
-        return Blob(digest, canonical, reader, self.condemn)
+        return Blob(digest, canonical, keys.layer_link(repository, digest), reader, self.condemn)
 
     async def check(self, repository: str, digest: Digest) -> bool:
         """Read a blob and tell whether it is there and hashes to its digest."""
@@ -122,7 +127,15 @@ class BlobStore:
     async def condemn(self, canonical: Digest, found: Stat) -> None:
         """Remember that the stored copy does not hash to its digest."""
         log.error("damaged blob", key=keys.blob(canonical), remedy="push the blob again")
-        await self._driver.put(keys.damaged(canonical), _marker(found), durable=False)
+        await self._driver.put(keys.damaged(canonical), marker_text(found), durable=False)
+
+    async def is_condemned(self, canonical: Digest, found: Stat) -> bool:
+        """Tell whether this very copy is remembered not to hash to its digest."""
+        try:
+            marker = await self._driver.get(keys.damaged(canonical), bytes_max=MARKER_BYTES_MAX)
+        except NotFound:
+            return False
+        return marker.body == marker_text(found)
 
     async def commit(self, writer: StagedWriter, repository: str, digest: Digest, *, canonical: Digest) -> None:
         """Make verified staged bytes the blob, then link the repository to it.
@@ -150,7 +163,7 @@ class BlobStore:
         try:
             found = await self._driver.get(keys.blob_source(digest), bytes_max=SOURCE_BYTES_MAX)
             return found.body.decode("ascii")
-        except (NotFound, ValueError):
+        except (NotFound, StorageRefused, ValueError):
             return None
 
     async def remember_source(self, repository: str, digest: Digest) -> None:
@@ -180,15 +193,17 @@ class BlobStore:
             marker = await self._driver.get(keys.damaged(canonical), bytes_max=MARKER_BYTES_MAX)
         except NotFound:
             return
-        if marker.body == _marker(found):
+        if marker.body == marker_text(found):
             raise Corrupt("the stored blob was found damaged", key=key)
         await self._driver.delete(keys.damaged(canonical))  # of a copy that a push has replaced
 
 
-def _marker(found: Stat) -> bytes:
+def marker_text(found: Stat) -> bytes:
+    """What is stored to remember a damaged copy by."""
     return f"{found.size} {found.modified!r}".encode()
 
 
-def _unreadable(key: str) -> Corrupt:
-    log.error("unreadable blob", key=key, remedy="check owner and mode of the file, or push the blob again")
-    return Corrupt("the stored blob may not be read", key=key)
+def _unreadable(key: str, error: StorageError) -> Corrupt:
+    remedy = "check that the file is there, its owner and its mode; or push the blob again"
+    log.error("unreadable blob", key=key, reason=str(error), remedy=remedy)
+    return Corrupt("the stored blob is missing or may not be read", key=key)

@@ -11,8 +11,13 @@ ROOT = "docker/registry/v2"
 OURS = "pierhead"
 
 LAYOUT = f"{OURS}/layout"
+UNADOPTED = f"{OURS}/unadopted"
+"""There, while the indexes may lack what another registry has written."""
 UPLOADS = f"{OURS}/uploads/"
 CATALOG = f"{OURS}/catalog/"
+OUR_REPOSITORIES = f"{OURS}/repositories/"
+DAMAGED = f"{OURS}/damaged/"
+SOURCES = f"{OURS}/sources/"
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -25,7 +30,7 @@ def _repository(name: str) -> str:
 
 
 def _ours(name: str) -> str:
-    return f"{OURS}/repositories/{name}"
+    return f"{OUR_REPOSITORIES}{name}"
 
 
 def blob(digest: Digest) -> str:
@@ -33,14 +38,24 @@ def blob(digest: Digest) -> str:
     return f"{BLOBS}{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
 
 
+def layers(name: str) -> str:
+    """All blobs that a repository may read."""
+    return f"{_repository(name)}/_layers/"
+
+
 def layer_link(name: str, digest: Digest) -> str:
     """This repository may read that blob."""
-    return f"{_repository(name)}/_layers/{digest.algorithm}/{digest.hex}/link"
+    return f"{layers(name)}{digest.algorithm}/{digest.hex}/link"
+
+
+def manifests(name: str) -> str:
+    """All manifests and tags of a repository."""
+    return f"{_repository(name)}/_manifests/"
 
 
 def revisions(name: str) -> str:
     """All manifests of a repository."""
-    return f"{_repository(name)}/_manifests/revisions/"
+    return f"{manifests(name)}revisions/"
 
 
 def revision_link(name: str, digest: Digest) -> str:
@@ -50,7 +65,12 @@ def revision_link(name: str, digest: Digest) -> str:
 
 def tags(name: str) -> str:
     """All tags of a repository, one folder each."""
-    return f"{_repository(name)}/_manifests/tags/"
+    return f"{manifests(name)}tags/"
+
+
+def tag(name: str, tag: str) -> str:
+    """Everything of a tag; no object lies here itself."""
+    return f"{tags(name)}{tag}"
 
 
 def tag_link(name: str, tag: str) -> str:
@@ -66,6 +86,11 @@ def tag_index(name: str, tag: str) -> str:
 def tag_index_link(name: str, tag: str, digest: Digest) -> str:
     """A tag has pointed at that manifest."""
     return f"{tag_index(name, tag)}{digest.algorithm}/{digest.hex}/link"
+
+
+def upload(name: str, upload: str) -> str:
+    """Everything of an upload session that distribution knows; no object lies here itself."""
+    return f"{_repository(name)}/_uploads/{upload}"
 
 
 def upload_bytes(name: str, upload: str) -> str:
@@ -95,12 +120,12 @@ def media_type(name: str, digest: Digest) -> str:
 
 def damaged(canonical: Digest) -> str:
     """Size and time of a stored copy that was found not to hash to its digest."""
-    return f"{OURS}/damaged/{canonical.algorithm}/{canonical.hex[:2]}/{canonical.hex}"
+    return f"{DAMAGED}{canonical.algorithm}/{canonical.hex[:2]}/{canonical.hex}"
 
 
 def blob_source(digest: Digest) -> str:
     """A repository that has linked to the blob: where a mount without a source looks first."""
-    return f"{OURS}/sources/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+    return f"{SOURCES}{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
 
 def referrers(name: str, subject: Digest) -> str:

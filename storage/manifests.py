@@ -79,13 +79,14 @@ class ManifestStore:
         return True
 
     async def read(self, digest: Digest, canonical: Digest) -> StoredManifest:
-        """Read and verify the bytes of a manifest. Raises NotFound, or Corrupt after logging the key."""
+        """Read and verify the bytes of a manifest. Raises Corrupt after logging the key."""
         key = keys.blob(canonical)
         try:
             body = (await self._driver.get(key, bytes_max=STORED_BYTES_MAX)).body
-        except StorageRefused as error:
-            log.error("unreadable manifest", key=key, remedy="check owner and mode of the file")
-            raise Corrupt("the stored manifest may not be read", key=key) from error
+        except (NotFound, StorageRefused) as error:
+            remedy = "check that the file is there, its owner and its mode; or push the manifest again"
+            log.error("unreadable manifest", key=key, reason=str(error), remedy=remedy)
+            raise Corrupt("the stored manifest is missing or may not be read", key=key) from error
         if Digest.of(body, canonical.algorithm) != canonical or (
             digest != canonical and Digest.of(body, digest.algorithm) != digest
         ):
@@ -94,11 +95,18 @@ class ManifestStore:
         return StoredManifest(digest, canonical, body)
 
     async def media_type(self, repository: str, digest: Digest) -> str | None:
-        """The media type that was stored beside a manifest, if it was."""
+        """The media type that was stored beside a manifest, if it was: printable ASCII, as a header has it."""
+        key = keys.media_type(repository, digest)
         try:
-            return await self._read_media_type(keys.media_type(repository, digest))
+            text = (await self._driver.get(key, bytes_max=MEDIA_TYPE_BYTES_MAX)).body.decode("ascii")
+            if not text or not text.isprintable():
+                raise ValueError("it is no media type")
+        except (ValueError, Corrupt) as error:
+            log.error("damaged media type", key=key, reason=str(error), remedy="push the manifest again")
+            return None
         except NotFound:
             return None
+        return text
 
     async def unlink(self, repository: str, digest: Digest) -> None:
         """Take the manifest from the repository; its bytes stay for whoever else links to them."""
@@ -120,10 +128,6 @@ class ManifestStore:
                 break
             start = page.entries[-1].key
         return found[:limit]
-
-    async def _read_media_type(self, key: str) -> str:
-        found = await self._driver.get(key, bytes_max=MEDIA_TYPE_BYTES_MAX)
-        return found.body.decode("utf-8", "replace")
 
 
 def _digest_of_key(rest: str) -> Digest | None:

@@ -12,7 +12,7 @@ import structlog
 from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver
-from storage.errors import Corrupt, NotFound
+from storage.errors import Corrupt, NotFound, StorageRefused
 
 ENTRY_BYTES_MAX = 8 << 20
 
@@ -28,6 +28,11 @@ class Referrer:
     descriptor: Mapping[str, object]
 
 
+def entry_text(referrer: Referrer) -> bytes:
+    """A referrer as it is stored."""
+    return json.dumps(referrer.descriptor, separators=(",", ":"), ensure_ascii=False).encode()
+
+
 class ReferrerStore:
     """An entry is written before its manifest becomes visible, so whoever lists checks that it is."""
 
@@ -36,8 +41,15 @@ class ReferrerStore:
 
     async def put(self, repository: str, subject: Digest, referrer: Referrer) -> None:
         """Remember a referrer of `subject`, which need not exist."""
-        text = json.dumps(referrer.descriptor, separators=(",", ":"), ensure_ascii=False)
-        await self._driver.put(keys.referrer(repository, subject, referrer.digest), text.encode())
+        await self._driver.put(keys.referrer(repository, subject, referrer.digest), entry_text(referrer))
+
+    async def has(self, repository: str, subject: Digest, digest: Digest) -> bool:
+        """Tell whether a referrer is remembered."""
+        try:
+            await self._driver.stat(keys.referrer(repository, subject, digest))
+        except NotFound:
+            return False
+        return True
 
     async def delete(self, repository: str, subject: Digest, digest: Digest) -> None:
         """Forget a referrer."""
@@ -49,17 +61,24 @@ class ReferrerStore:
         """Referrers in the order of their digests, at most `limit`, and whether there are more."""
         prefix = keys.referrers(repository, subject)
         start = "" if after is None else keys.referrer(repository, subject, after)
-        page = await self._driver.list(prefix, after=start, limit=limit)
-        found = [await self._read(entry.key, entry.key.removeprefix(prefix)) for entry in page.entries]
-        return [referrer for referrer in found if referrer is not None], page.more
+        while True:
+            page = await self._driver.list(prefix, after=start, limit=limit)
+            found = [await self._read(entry.key, entry.key.removeprefix(prefix)) for entry in page.entries]
+            readable = [referrer for referrer in found if referrer is not None]
+            # A page of nothing but damaged entries is passed over: its reader could not say where to go on.
+            if readable or not page.more:
+                return readable, page.more
+            start = page.entries[-1].key
 
     async def _read(self, key: str, name: str) -> Referrer | None:
         try:
             text = (await self._driver.get(key, bytes_max=ENTRY_BYTES_MAX)).body
             descriptor = json.loads(text)
-            artifact_type = descriptor.get("artifactType")
-            return Referrer(Digest.parse(name.replace("-", ":", 1)), artifact_type, descriptor)
-        except (ValueError, AttributeError, Corrupt) as error:
+            digest = Digest.parse(name.replace("-", ":", 1))
+            if descriptor.get("digest") != str(digest):
+                raise ValueError("it describes another manifest")
+            return Referrer(digest, descriptor.get("artifactType"), descriptor)
+        except (ValueError, AttributeError, Corrupt, StorageRefused) as error:
             log.error("damaged referrer", key=key, reason=str(error), remedy="push the referring manifest again")
             return None
         except NotFound:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver, SmallObject
-from storage.errors import AlreadyExists, NotFound, StorageUnavailable, VersionMismatch
+from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, StorageUnavailable, VersionMismatch
 from storage.links import LINK_BYTES_MAX, link_text, read_link, read_link_version
 
 SWAP_ATTEMPTS_MAX = 200
@@ -34,7 +34,10 @@ class TagStore:
 
     async def current(self, repository: str, tag: str) -> Digest | None:
         """What the tag points at, or None if that is nothing."""
-        return _digest_or_none(await self._current(keys.tag_link(repository, tag)))
+        try:
+            return _digest_or_none(await self._current(keys.tag_link(repository, tag)))
+        except (Corrupt, StorageRefused):
+            return None
 
     async def set(
         self, repository: str, tag: str, digest: Digest, *, allow: Callable[[Digest | None], None]
@@ -47,7 +50,13 @@ class TagStore:
         await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
-            current = await self._current(key)
+            try:
+                current = await self._current(key)
+            except (Corrupt, StorageRefused):
+                # What can't be read can't be compared: it points at nothing, and is written over.
+                allow(None)
+                await self._driver.put(key, link_text(digest))
+                return None
             before = _digest_or_none(current)
             allow(before)
             try:
@@ -61,14 +70,21 @@ class TagStore:
             return before
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
 
-    async def delete(self, repository: str, tag: str, *, only: Digest | None = None) -> Digest:
+    async def delete(self, repository: str, tag: str, *, only: Digest | None = None) -> Digest | None:
         """Delete the tag, if `only` is given just while it points there; returns where it pointed.
 
-        Raises NotFound if there is no such tag.
+        A damaged tag, which points at nothing, is deleted as well. Raises NotFound if there is no such tag.
         """
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
-            digest, version = await read_link_version(self._driver, key)
+            try:
+                digest, version = await read_link_version(self._driver, key)
+            except Corrupt:
+                if only is not None:
+                    raise
+                await self._driver.delete(key)
+                await self._forget(repository, tag)
+                return None
             if only is not None and digest != only:
                 raise NotFound("the tag points elsewhere", key=key)
             try:
@@ -115,6 +131,8 @@ class TagStore:
     async def _current(self, key: str) -> SmallObject | None:
         try:
             return await self._driver.get(key, bytes_max=LINK_BYTES_MAX)
+        except Corrupt:
+            raise
         except NotFound:
             return None
 

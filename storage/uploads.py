@@ -9,13 +9,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import UnionType
 
 import structlog
 
 from storage import keys
 from storage.digest import Digest, RunningHash
-from storage.drivers import Driver, StagedWriter
-from storage.errors import Busy, Corrupt, NotFound
+from storage.drivers import Driver, StagedWriter, check_key
+from storage.errors import Busy, Corrupt, NotFound, StorageRefused
 
 RECORD_BYTES_MAX = 16384
 SWEEP_PAGE = 500
@@ -47,13 +48,23 @@ class UploadRecord:
 
     @classmethod
     def from_json(cls, text: bytes) -> "UploadRecord":
-        """Read a stored record. Raises ValueError."""
+        """Read a stored record. Raises ValueError if it is none, whatever has become of its bytes."""
         try:
             fields = json.loads(text)
-            fields["algorithms"] = tuple(fields["algorithms"])
-            return cls(**fields)
-        except (TypeError, KeyError) as error:
+            record = cls(**{**fields, "algorithms": tuple(fields["algorithms"])})
+            texts = (record.id, record.repository, *record.algorithms, *record.states, *record.states.values())
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(str(error)) from error
+        typed: tuple[tuple[tuple[object, ...], type | UnionType], ...] = (
+            (texts, str),
+            ((record.created, record.touched), int | float),
+            ((record.hashed,), int),
+            ((record.digest,), str | None),
+        )
+        if not all(isinstance(value, kind) for values, kind in typed for value in values):
+            raise ValueError("a field is of another type")
+        check_key(keys.upload_bytes(record.repository, record.id))
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +166,10 @@ class UploadStore:
             return True
         except NotFound:
             return False
+        except StorageRefused as error:
+            # One file of another owner must not keep all other sessions from being swept.
+            log.error("unreadable upload record", key=error.key, remedy="check owner and mode of the file")
+            return False
         if record.digest is not None:
             if now - record.touched < ended_seconds:
                 return False
@@ -182,12 +197,14 @@ class UploadStore:
 
     async def _read(self, upload: str) -> UploadRecord:
         key = keys.upload_record(upload)
-        found = await self._driver.get(key, bytes_max=RECORD_BYTES_MAX)
         try:
-            return UploadRecord.from_json(found.body)
-        except ValueError as error:
+            record = UploadRecord.from_json((await self._driver.get(key, bytes_max=RECORD_BYTES_MAX)).body)
+            if record.id != upload:
+                raise ValueError("it is another session's")
+        except (ValueError, Corrupt) as error:
             log.error("damaged upload record", key=key, reason=str(error), remedy="push the blob again")
             raise Corrupt("the upload record is damaged", key=key) from error
+        return record
 
     async def _put(self, record: UploadRecord, *, durable: bool = True) -> None:
         await self._driver.put(keys.upload_record(record.id), record.to_json(), durable=durable)

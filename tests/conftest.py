@@ -22,6 +22,7 @@ class Starter(Protocol):
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         listen: str = "127.0.0.1:0",
+        module: str = "registry",
     ) -> Server:
         """Serve `data` (the test's own directory unless given) and return when it is ready."""
         ...
@@ -54,6 +55,7 @@ def start_pierhead(tmp_path: Path) -> Iterator[Starter]:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         listen: str = "127.0.0.1:0",
+        module: str = "registry",
     ) -> Server:
         server = start(
             data or tmp_path / "data",
@@ -62,6 +64,7 @@ def start_pierhead(tmp_path: Path) -> Iterator[Starter]:
             listen=listen,
             arguments=arguments,
             environment=environment,
+            module=module,
         )
         servers.append(server)
         return server

@@ -68,15 +68,17 @@ def start(
     listen: str = "127.0.0.1:0",
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    module: str = "registry",
     ready_seconds: float = 30,
 ) -> Server:
     """Start `pierhead serve` and return once it says that it serves.
 
-    `environment` is added to a copy of ours from which every PIERHEAD_* was taken. Raises RuntimeError
-    with the end of the log if the server ends or stays silent.
+    `environment` is added to a copy of ours from which every PIERHEAD_* was taken. `module` is run in place of
+    Pierhead's own: one that changes something and then goes on as it does. Raises RuntimeError with the end of
+    the log if the server ends or stays silent.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIERHEAD_")}
-    command = [sys.executable, "-m", "registry", "serve", "--listen", listen, "--data", str(data)]
+    command = [sys.executable, "-m", module, "serve", "--listen", listen, "--data", str(data)]
     offset = log.stat().st_size if log.exists() else 0
     with log.open("ab") as output:
         process = subprocess.Popen(

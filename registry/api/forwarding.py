@@ -22,8 +22,10 @@ def client_address(scope: Scope, is_trusted: Callable[[str], bool]) -> str:
 
 def forwarded_prefix(scope: Scope, is_trusted: Callable[[str], bool]) -> str:
     """The path that a trusted proxy has stripped from the request (X-Forwarded-Prefix), empty or `/...`."""
+    if not is_trusted(_peer(scope)):
+        return ""
     prefix = _header(scope, b"x-forwarded-prefix").rstrip("/")
-    return prefix if prefix and _PREFIX.fullmatch(prefix) and is_trusted(_peer(scope)) else ""
+    return prefix if _PREFIX.fullmatch(prefix) else ""
 
 
 def _peer(scope: Scope) -> str:

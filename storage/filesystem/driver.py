@@ -1,0 +1,116 @@
+"""The driver: each method of the contract, and where its work is done.
+
+Looks and small reads are done in the event loop, which was measured to be faster than handing them to a
+thread. Whatever fsyncs, waits for a lock, or touches much goes to a bounded set of threads.
+"""
+
+import os
+from pathlib import Path
+
+from storage.drivers import Capabilities, Page, SmallObject, Stat, check_key
+from storage.errors import Corrupt
+from storage.filesystem.failures import reading_failed
+from storage.filesystem.files import IN_LOOP_BYTES_MAX, Descriptor, FileReader, open_file, read_whole, stat_file
+from storage.filesystem.listing import list_page
+from storage.filesystem.objects import ObjectFiles, version_of
+from storage.filesystem.staged import StagedFile, open_staged
+from storage.filesystem.threads import Threads
+from storage.filesystem.trial import try_store
+
+
+class FileSystemDriver:
+    """Objects are files below `root`. Any number of processes may use one root at the same time.
+
+    A file is never changed in place: it is written in `pierhead/tmp/`, fsynced, and put in place by link(2) or
+    rename(2). Then its directory is fsynced, and every one above that is not known to be durable.
+    """
+
+    def __init__(self, root: Path, *, threads_max: int = 16) -> None:
+        self.capabilities = Capabilities()
+        self._files = ObjectFiles(str(root.absolute()))
+        self._threads = Threads(threads_max)
+
+    async def start(self) -> None:
+        """Prove that the directory can be used; raises StorageError saying what to do if not."""
+        await self._threads.run(try_store, self._files)
+
+    async def close(self) -> None:
+        """Let go of threads and directories."""
+        await self._threads.close()
+        self._files.directories.close()
+
+    async def get(self, key: str, *, bytes_max: int) -> SmallObject:
+        """Read a small object whole. Raises NotFound, or Corrupt if it is longer than `bytes_max`."""
+        descriptor, found = open_file(self._path(key), key)
+        try:
+            size = found.st_size
+            if size > bytes_max:
+                raise Corrupt(f"the object has {size} bytes, at most {bytes_max} were expected", key=key)
+            if size <= IN_LOOP_BYTES_MAX:
+                return _read_object(descriptor, size)
+            return await self._threads.run(_read_object, descriptor, size)
+        except OSError as error:
+            raise reading_failed(error, key) from error
+        finally:
+            os.close(descriptor)
+
+    async def create(self, key: str, body: bytes) -> str:
+        """Write a new object and return its version. Raises AlreadyExists."""
+        return await self._threads.run(self._files.create, check_key(key), body)
+
+    async def replace(self, key: str, body: bytes, *, version: str) -> str:
+        """Write only over `version`, and return the new one. Raises VersionMismatch."""
+        return await self._threads.run(self._files.replace, check_key(key), body, version)
+
+    async def put(self, key: str, body: bytes, *, durable: bool = True) -> str:
+        """Write an object, whatever was there, and return its version."""
+        return await self._threads.run(self._files.put, check_key(key), body, durable=durable)
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; deleting what is absent is fine."""
+        await self._threads.run(self._files.delete, check_key(key))
+
+    async def delete_version(self, key: str, *, version: str) -> None:
+        """Delete only `version`. Raises VersionMismatch."""
+        await self._threads.run(self._files.delete, check_key(key), version)
+
+    async def list(self, prefix: str, *, after: str = "", limit: int, fold: bool = False) -> Page:
+        """List a page of objects in byte order of their keys."""
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        if prefix and not prefix.endswith("/"):
+            raise ValueError(f"a prefix ends in a slash: {prefix!r}")
+        return await self._threads.run(list_page, self._files.root, prefix, after=after, limit=limit, fold=fold)
+
+    async def stat(self, key: str) -> Stat:
+        """Tell size and time of an object. Raises NotFound."""
+        return stat_file(self._path(key), key)
+
+    async def open(self, key: str) -> FileReader:
+        """Open a large object for reading. Raises NotFound."""
+        descriptor, found = open_file(self._path(key), key)
+        return FileReader(Descriptor(descriptor, self._threads, key), found)
+
+    async def stage(self, key: str) -> None:
+        """Begin an empty staged object. Raises AlreadyExists."""
+        await self._threads.run(self._files.begin, check_key(key))
+
+    async def stat_staged(self, key: str) -> Stat:
+        """Tell size and time of a staged object. Raises NotFound."""
+        return stat_file(self._path(key), key)
+
+    async def open_staged(self, key: str) -> StagedFile:
+        """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
+        return open_staged(self._files, self._threads, check_key(key))
+
+    async def discard(self, key: str) -> None:
+        """Drop a staged object, also from under its writer; dropping what is absent is fine."""
+        await self._threads.run(self._files.delete, check_key(key))
+
+    def _path(self, key: str) -> str:
+        return self._files.path(check_key(key))
+
+
+def _read_object(descriptor: int, size: int) -> SmallObject:
+    body = read_whole(descriptor, size)
+    return SmallObject(body, version_of(body))

@@ -1,0 +1,236 @@
+"""Objects in a dictionary: the contract at its plainest, for tests."""
+
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from storage.drivers import PIECE_BYTES, Capabilities, Entry, Page, SmallObject, Stat, check_key
+from storage.errors import AlreadyExists, Busy, Corrupt, NotFound, VersionMismatch
+
+Observer = Callable[[Sequence[bytes]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """One version of an object; never changed, only replaced."""
+
+    body: bytes
+    version: str
+    modified: float
+
+
+class _Staged:
+    """A staged object: `written` by one writer at a time, and `gone` once committed or discarded."""
+
+    def __init__(self, modified: float) -> None:
+        self.body = bytearray()
+        self.modified = modified
+        self.written = False
+        self.gone = False
+
+
+class MemoryDriver:
+    """Nothing survives it. Every write makes a new version, equal bytes or not."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self.capabilities = Capabilities()
+        self._clock = clock
+        self._versions = itertools.count(1)
+        self._objects: dict[str, _Object] = {}
+        self._staged: dict[str, _Staged] = {}
+
+    async def start(self) -> None:
+        """Nothing can be wrong with it."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def get(self, key: str, *, bytes_max: int) -> SmallObject:
+        """Read a small object whole. Raises NotFound, or Corrupt if it is longer than `bytes_max`."""
+        found = self._find(key)
+        if len(found.body) > bytes_max:
+            raise Corrupt(f"the object has {len(found.body)} bytes, at most {bytes_max} expected", key=key)
+        return SmallObject(found.body, found.version)
+
+    async def create(self, key: str, body: bytes) -> str:
+        """Write a new object and return its version. Raises AlreadyExists."""
+        if check_key(key) in self._objects:
+            raise AlreadyExists("there is such an object already", key=key)
+        return self.write(key, body)
+
+    async def replace(self, key: str, body: bytes, *, version: str) -> str:
+        """Write only over `version`, and return the new one. Raises VersionMismatch."""
+        self._check(key, version)
+        return self.write(key, body)
+
+    async def put(self, key: str, body: bytes, *, durable: bool = True) -> str:  # noqa: ARG002  # nothing is
+        """Write an object, whatever was there, and return its version."""
+        return self.write(key, body)
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; deleting what is absent is fine."""
+        self._objects.pop(check_key(key), None)
+
+    async def delete_version(self, key: str, *, version: str) -> None:
+        """Delete only `version`. Raises VersionMismatch."""
+        self._check(key, version)
+        del self._objects[key]
+
+    async def list(self, prefix: str, *, after: str = "", limit: int, fold: bool = False) -> Page:
+        """List a page of objects in byte order of their keys."""
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        if prefix and not prefix.endswith("/"):
+            raise ValueError(f"a prefix ends in a slash: {prefix!r}")
+        entries = {_entry(key, prefix, fold=fold) for key in self._objects if key.startswith(prefix)}
+        start = after.encode("utf-8", "surrogatepass")
+        found = sorted((e for e in entries if e.key.encode() > start), key=lambda e: e.key.encode())
+        return Page(found[: max(limit, 0)], more=len(found) > max(limit, 0))
+
+    async def stat(self, key: str) -> Stat:
+        """Tell size and time of an object. Raises NotFound."""
+        found = self._find(key)
+        return Stat(len(found.body), found.modified)
+
+    async def open(self, key: str) -> "MemoryReader":
+        """Open an object for reading. Raises NotFound."""
+        found = self._find(key)
+        return MemoryReader(key, found.body, found.modified, found.version)
+
+    async def stage(self, key: str) -> None:
+        """Begin an empty staged object. Raises AlreadyExists."""
+        if check_key(key) in self._staged:
+            raise AlreadyExists("there is such a staged object already", key=key)
+        self._staged[key] = _Staged(self._clock())
+
+    async def stat_staged(self, key: str) -> Stat:
+        """Tell size and time of a staged object. Raises NotFound."""
+        staged = self._find_staged(key)
+        return Stat(len(staged.body), staged.modified)
+
+    async def open_staged(self, key: str) -> "MemoryWriter":
+        """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
+        staged = self._find_staged(key)
+        if staged.written:
+            raise Busy("another writer holds the staged object", key=key)
+        return MemoryWriter(self, key, staged)
+
+    async def discard(self, key: str) -> None:
+        """Drop a staged object, also from under its writer; dropping what is absent is fine."""
+        self.forget_staged(check_key(key))
+
+    def write(self, key: str, body: bytes) -> str:
+        """Make bytes the object at `key` and return the version."""
+        version = str(next(self._versions))
+        self._objects[check_key(key)] = _Object(bytes(body), version, self._clock())
+        return version
+
+    def forget_staged(self, key: str) -> None:
+        """Take a staged object away from everybody, its writer included."""
+        if staged := self._staged.pop(key, None):
+            staged.gone = True
+
+    def now(self) -> float:
+        """What the clock says, in seconds since the epoch."""
+        return self._clock()
+
+    def _find(self, key: str) -> _Object:
+        if found := self._objects.get(check_key(key)):
+            return found
+        raise NotFound("no such object", key=key)
+
+    def _find_staged(self, key: str) -> _Staged:
+        if staged := self._staged.get(check_key(key)):
+            return staged
+        raise NotFound("no such staged object", key=key)
+
+    def _check(self, key: str, version: str) -> None:
+        found = self._objects.get(check_key(key))
+        if found is None or found.version != version:
+            raise VersionMismatch("the object has changed or is gone", key=key)
+
+
+class MemoryReader:
+    """One version of an object."""
+
+    def __init__(self, key: str, body: bytes, modified: float, version: str) -> None:
+        self.size = len(body)
+        self.modified = modified
+        self.identity = f"{key}@{version}"
+        self._key = key
+        self._body = body
+
+    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES."""
+        return _pieces(self._key, self._body, start, length)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class MemoryWriter:
+    """The one writer of a staged object, until it is closed."""
+
+    def __init__(self, driver: MemoryDriver, key: str, staged: _Staged) -> None:
+        staged.written = True
+        self.size = len(staged.body)
+        self._driver = driver
+        self._key = key
+        self._staged: _Staged | None = staged
+
+    async def write(self, pieces: Sequence[bytes], observe: Observer | None = None) -> None:
+        """Append the pieces. Raises NotFound if the staged object was discarded."""
+        staged = self._held()
+        for piece in pieces:
+            staged.body += piece
+        self.size = len(staged.body)
+        staged.modified = self._driver.now()
+        if observe is not None:
+            observe(pieces)
+
+    async def truncate(self, size: int) -> None:
+        """Take back everything after the first `size` bytes."""
+        staged = self._held()
+        del staged.body[size:]
+        self.size = len(staged.body)
+
+    async def flush(self) -> None:
+        """Raise NotFound if the staged object was discarded."""
+        self._held()
+
+    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+        """Read back what was staged."""
+        return _pieces(self._key, bytes(self._held().body), start, length)
+
+    async def commit(self, key: str) -> None:
+        """Make the staged bytes the object at `key`, and close the writer."""
+        self._driver.write(key, bytes(self._held().body))
+        self._driver.forget_staged(self._key)
+        await self.close()
+
+    async def close(self) -> None:
+        """Release the staged object to the next writer."""
+        if self._staged:
+            self._staged.written = False
+            self._staged = None
+
+    def _held(self) -> _Staged:
+        if self._staged is None or self._staged.gone:
+            raise NotFound("the staged object is gone", key=self._key)
+        return self._staged
+
+
+def _entry(key: str, prefix: str, *, fold: bool) -> Entry:
+    name, slash, _rest = key.removeprefix(prefix).partition("/")
+    return Entry(f"{prefix}{name}/", is_prefix=True) if fold and slash else Entry(key)
+
+
+async def _pieces(key: str, body: bytes, start: int, length: int) -> AsyncIterator[bytes]:
+    end = start + length
+    while start < min(end, len(body)):
+        piece = body[start : min(start + PIECE_BYTES, end)]
+        yield piece
+        start += len(piece)
+    if start < end:
+        raise Corrupt(f"the object ends {end - start} bytes early", key=key)

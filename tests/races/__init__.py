@@ -1,0 +1,1 @@
+"""Many clients at the same things at once, through several workers."""
