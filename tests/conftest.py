@@ -1,6 +1,8 @@
 """What every test may ask for: programs of other people, and a Pierhead of its own."""
 
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +11,8 @@ import pytest
 
 from tests.running import Server, start
 from tests.tools import find_tool, how_to_get
+
+Mount = Callable[..., Path]
 
 
 class Starter(Protocol):
@@ -78,3 +82,44 @@ def start_pierhead(tmp_path: Path) -> Iterator[Starter]:
 def pierhead(start_pierhead: Starter) -> Server:
     """Return one server with one worker and an empty data directory."""
     return start_pierhead()
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """Return a directory that every user may enter, as those of tmp_path are not."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Return a function that mounts a tmpfs on a directory. Needs root."""
+    mounted: list[Path] = []
+
+    def mounter(directory: Path = tmp_path / "disk", *, options: str = "size=1m") -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", options, "pierhead-test", str(directory)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            refuse(f"a tmpfs can't be mounted here ({result.stderr.strip()}): run as root")
+        mounted.append(directory)
+        return directory
+
+    yield mounter
+    for directory in reversed(mounted):
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)  # also after a failure that left files open
+
+
+@pytest.fixture
+def as_root() -> None:
+    """Skip the test unless it may become another user."""
+    if os.geteuid() != 0:
+        refuse("another user's files need another user: run as root")
+
+
+def refuse(reason: str) -> None:
+    """Skip the test; under CI, where everything it needs is there, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

@@ -13,8 +13,8 @@ import pytest
 
 from storage.errors import StorageError, StorageFull, StorageReadOnly, StorageRefused, StorageUnavailable
 from storage.filesystem import FileSystemDriver
+from tests.conftest import Mount
 from tests.running import ROOT
-from tests.storage.conftest import Mount
 
 NOBODY = 65534
 
