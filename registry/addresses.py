@@ -1,0 +1,54 @@
+"""Addresses to listen on."""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+UNIX = "unix:"
+SOCKET_PATH_BYTES_MAX = 107
+"""What `sun_path` holds (unix(7)), without its closing NUL."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """An IP address or a name, and a port (0: the kernel chooses). An empty host is every address."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def parse_address(text: str) -> TcpAddress | Path:
+    """Parse `host:port`, `[v6]:port`, `:port` or `unix:/path`. Raises ValueError."""
+    if text.startswith(UNIX):
+        path = text.removeprefix(UNIX)
+        if not path.startswith("/"):
+            raise ValueError("the path of a unix socket begins with a slash: unix:/run/pierhead.sock")
+        if "\0" in path or len(path.encode("utf-8", "surrogateescape")) > SOCKET_PATH_BYTES_MAX:
+            raise ValueError(f"the path of a unix socket has at most {SOCKET_PATH_BYTES_MAX} bytes")
+        return Path(path)
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
+        raise ValueError("expected host:port, [v6]:port, :port or unix:/path, such as 127.0.0.1:5000")
+    if host.startswith("[") and host.endswith("]"):
+        return TcpAddress(_v6(host[1:-1]), int(port))
+    if ":" in host:
+        raise ValueError(f"an IPv6 address stands in brackets: [{host}]:{port}")
+    if not all(character.isalnum() or character in "-._" for character in host) or not host.isascii():
+        raise ValueError(f"{host!r} is neither an IP address nor the name of a host")
+    return TcpAddress(host, int(port))
+
+
+def _v6(host: str) -> str:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is not an IPv6 address") from None
+    return host

@@ -1,0 +1,47 @@
+"""`pierhead check-config`: what holds, and where it comes from, before a restart does."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+from registry.cli.configuration import Config, load_or_exit
+from registry.config import Settings
+from registry.config_sources import key_paths
+
+
+def check_config(config: Config = None) -> None:
+    """Check the configuration that `pierhead serve` would use, and print it.
+
+    Exit code: 0 if it is valid, 2 if not. Each value is printed with what set it.
+    """
+    found = load_or_exit(config, {})
+    for path in key_paths():
+        value: object = found.settings
+        for name in path:
+            value = getattr(value, name)
+        typer.echo(f"{'.'.join(path)} = {_shown(value)}  # {found.origins.get(path, 'default')}")
+    for warning in _warnings(found.settings):
+        typer.echo(f"pierhead: warning: {warning}", err=True)
+    typer.echo("the configuration is valid")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | Path):
+        return f'"{value}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(_shown(str(item)) for item in value)}]"
+    return "unset" if value is None else str(value)
+
+
+def _warnings(settings: Settings) -> Iterable[str]:
+    data = settings.data
+    if not data.exists():
+        yield f"the data directory {data} does not exist: pierhead serve will make it"
+    elif not data.is_dir():
+        yield f"the data directory {data} is not a directory"
+    elif not os.access(data, os.W_OK | os.X_OK):
+        yield f"the data directory {data} can't be written to by this user"

@@ -1,0 +1,48 @@
+"""`pierhead`: one line a command."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from registry.cli.adopt import adopt
+from registry.cli.check_config import check_config
+from registry.cli.serve import serve
+from registry.cli.verify import verify
+
+app = typer.Typer(
+    name="pierhead",
+    help="A private container registry: the receiving side of docker push.",
+    epilog="Documentation is in docs/ of the project. Start with: pierhead serve",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # [v6]:port is no markup
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("serve")(serve)
+app.command("check-config")(check_config)
+app.command("adopt")(adopt)
+app.command("verify")(verify)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer
+    if value:
+        typer.echo(f"pierhead {version('pierhead')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A private container registry: the receiving side of docker push."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="pierhead")

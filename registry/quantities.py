@@ -1,0 +1,44 @@
+"""Numbers as people write them: sizes with a unit of bytes, times with a unit of time."""
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]*)", re.ASCII)
+
+BYTES = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+"""Binary units only: who writes MB may mean either, and is asked."""
+
+SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_bytes(value: object) -> object:
+    """Turn a text such as `4 MiB` into bytes; anything but a text is left to its type. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    number, unit = _split(value, BYTES, "a number of bytes, or a size such as 512 KiB, 4 MiB or 10 GiB")
+    size = number * BYTES[unit]
+    if size != int(size):
+        raise ValueError(f"{value!r} is not a whole number of bytes")
+    return int(size)
+
+
+def parse_seconds(value: object) -> object:
+    """Turn a text such as `5m` into seconds; anything but a text is left to its type. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    number, unit = _split(value, SECONDS, "a number of seconds, or a time such as 500ms, 30s, 5m, 1h or 1d")
+    return number * SECONDS[unit]
+
+
+def _split(text: str, units: dict[str, int] | dict[str, float], expected: str) -> tuple[float, str]:
+    matched = _QUANTITY.fullmatch(text.strip())
+    unit = matched[2].lower() if matched else ""
+    if matched is None or unit not in units:
+        raise ValueError(f"expected {expected}")
+    return float(matched[1]), unit
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]

@@ -1,0 +1,81 @@
+"""The command as a person runs it: exit codes, one line a problem, no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.running import ROOT
+
+
+def pierhead(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `pierhead` to its end."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIERHEAD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "registry", *arguments],
+        cwd=cwd,
+        env={**inherited, "PYTHONPATH": str(ROOT), **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_valid_configuration_is_printed_with_what_set_each_value(tmp_path: Path) -> None:
+    (tmp_path / "pierhead.toml").write_text("workers = 7\n")
+
+    ended = pierhead("check-config", cwd=tmp_path, environment={"PIERHEAD_LISTEN": "127.0.0.1:1"})
+
+    assert ended.returncode == 0
+    assert 'listen = "127.0.0.1:1"  # PIERHEAD_LISTEN' in ended.stdout
+    assert "workers = 7  # pierhead.toml: workers" in ended.stdout
+    assert "delete = true  # default" in ended.stdout
+    assert "the configuration is valid" in ended.stdout
+    assert "does not exist: pierhead serve will make it" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_a_wrong_configuration_is_told_line_by_line_with_exit_code_2(tmp_path: Path, command: str) -> None:
+    ended = pierhead(command, cwd=tmp_path, environment={"PIERHEAD_WORKER": "1", "PIERHEAD_DELETE": "perhaps"})
+
+    assert ended.returncode == 2
+    lines = ended.stderr.splitlines()
+    assert lines[0] == "pierhead: PIERHEAD_WORKER: unknown variable: did you mean PIERHEAD_WORKERS?"
+    assert lines[1].startswith("pierhead: PIERHEAD_DELETE: input should be a valid boolean")
+    assert len(lines) == 2
+
+
+def test_an_address_that_others_reach_is_refused_unless_asked_for_by_name(tmp_path: Path) -> None:
+    ended = pierhead("serve", "--listen", "0.0.0.0:0", cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert "--allow-anonymous" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_address_that_is_taken_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = pierhead("serve", "--listen", f"127.0.0.1:{taken.getsockname()[1]}", cwd=tmp_path)
+
+    assert ended.returncode == 1
+    [line] = ended.stderr.splitlines()
+    assert "in use" in line
+
+
+def test_an_unknown_command_names_the_nearest_and_an_unknown_option_is_named(tmp_path: Path) -> None:
+    assert "serve" in pierhead("srve", cwd=tmp_path).stderr
+    wrong = pierhead("serve", "--listn", "x", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "--listn" in wrong.stderr
+
+
+def test_the_version_and_the_help_are_there(tmp_path: Path) -> None:
+    assert pierhead("--version", cwd=tmp_path).stdout.startswith("pierhead 0.")
+    assert "check-config" in pierhead("--help", cwd=tmp_path).stdout

@@ -1,0 +1,173 @@
+"""Settings: precedence, and precise words for everything that is wrong."""
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from registry.addresses import TcpAddress, parse_address
+from registry.config import Settings, cores
+from registry.config_sources import ConfigurationError, load
+from registry.quantities import BYTES, SECONDS, Bytes, Seconds
+
+
+def problems(
+    tmp_path: Path,
+    text: str = "",
+    *,
+    environment: dict[str, str] | None = None,
+    options: dict[str, object] | None = None,
+) -> list[str]:
+    """Return what is wrong with a configuration; the path of its file is cut away."""
+    file = tmp_path / "pierhead.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as raised:
+        load(options=options or {}, environment=environment or {}, file=file)
+    return [problem.removeprefix(f"{file}: ") for problem in raised.value.problems]
+
+
+def test_nothing_needs_to_be_configured() -> None:
+    settings = load(options={}, environment={}).settings
+
+    assert (settings.listen, settings.data, settings.workers) == ("127.0.0.1:5000", Path("data"), cores())
+
+
+def test_command_line_stands_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text('listen = "127.0.0.1:1"\nprefix = "/file"\nworkers = 3\n[limits]\nuploads_max = 7\n')
+
+    found = load(
+        options={"listen": "127.0.0.1:3", "workers": None},
+        environment={"PIERHEAD_CONFIG": str(file), "PIERHEAD_LISTEN": "127.0.0.1:2", "PIERHEAD_PREFIX": "/environment"},
+    )
+
+    assert found.settings.listen == "127.0.0.1:3"
+    assert found.settings.prefix == "/environment"
+    assert found.settings.workers == 3
+    assert found.settings.limits.uploads_max == 7
+    assert found.settings.limits.connections_max == 2000
+    assert found.origins[("listen",)] == "--listen"
+    assert found.origins[("prefix",)] == "PIERHEAD_PREFIX"
+    assert found.origins[("limits", "uploads_max")] == f"{file}: limits.uploads_max"
+
+
+def test_a_file_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pierhead.toml").write_text("workers = 5\n")
+
+    assert load(options={}, environment={}).settings.workers == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lisen = 1", "lisen: unknown key: did you mean listen?"),
+        ("header_seconds = 1", "header_seconds: unknown key: did you mean limits.header_seconds?"),
+        ("[limits]\nheader_second = 1", "limits.header_second: unknown key: did you mean limits.header_seconds?"),
+        ("[limit]\nheader_seconds = 1", "limit: unknown key: did you mean listen?"),
+        ("limits = 3", "limits: a section: write [limits] on a line of its own, and its keys below"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(tmp_path: Path, text: str, told: str) -> None:
+    assert problems(tmp_path, text) == [told]
+
+
+def test_an_unknown_variable_names_the_nearest_one(tmp_path: Path) -> None:
+    wrong = {"PIERHEAD_LISTN": "x", "PIERHEAD_UPLOADS_MAX": "3", "HOME": "/"}
+
+    assert problems(tmp_path, environment=wrong) == [
+        "PIERHEAD_LISTN: unknown variable: did you mean PIERHEAD_LISTEN?",
+        "PIERHEAD_UPLOADS_MAX: unknown variable: did you mean PIERHEAD_LIMITS_UPLOADS_MAX?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('listen = "5000"', "listen: expected host:port"),
+        ('listen = "127.0.0.1:70000"', "listen: expected host:port"),
+        ('listen = "::1:5000"', "an IPv6 address stands in brackets: [::1]:5000"),
+        ('listen = "unix:run/x"', "the path of a unix socket begins with a slash"),
+        ('listen = "0.0.0.0:5000"', "allow_anonymous = true"),
+        ('listen = ":5000"', "is reached from other machines"),
+        ('data = ""', "data: expected the path of a directory of its own"),
+        ("workers = 0", "workers: input should be greater than or equal to 1"),
+        ('workers = "many"', "workers: input should be a valid integer"),
+        ('prefix = "registry"', "prefix: expected a path that begins with a slash"),
+        ('prefix = "/registry/"', "prefix: expected a path that begins with a slash"),
+        ('prefix = "/a/../b"', "prefix: expected a path"),
+        ('trusted_proxies = ["10.0.0.0/33"]', "'10.0.0.0/33' is neither an address nor a network"),
+        ('trusted_proxies = ["10.0.0.1/8"]', "neither an address nor a network"),
+        ('manifest_types = ["Text/HTML; x=y"]', "is not a media type in lower case"),
+        ('log_level = "loud"', "log_level: input should be 'debug', 'info', 'warning' or 'error'"),
+        ('[limits]\nmanifest_bytes_max = "4 MB"', "4 MiB or 10 GiB (it is '4 MB')"),
+        ('[limits]\nsweep_seconds = "soon"', "500ms, 30s, 5m, 1h or 1d (it is 'soon')"),
+        ("[limits]\nsweep_seconds = -1", "limits.sweep_seconds: input should be greater than 0"),
+        ("[limits]\nsweep_seconds = inf", "limits.sweep_seconds: input should be a finite number"),
+        ("listen = ", "not TOML"),
+    ],
+)
+def test_each_bad_value_says_what_is_wrong_and_what_is_expected(tmp_path: Path, text: str, part: str) -> None:
+    [problem] = problems(tmp_path, text)
+
+    assert part in problem
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path, "nonsense = 1\nworkers = 0\n", environment={"PIERHEAD_PREFIX": "x"}, options={"log_level": "x"}
+    )
+
+    assert [problem.partition(":")[0] for problem in found] == ["nonsense", "workers", "PIERHEAD_PREFIX", "--log-level"]
+
+
+def test_a_named_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.toml: the configuration file can't be read"):
+        load(options={}, environment={}, file=tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("value", ['["127.0.0.1", "10.0.0.0/8"]', "127.0.0.1, 10.0.0.0/8"])
+def test_a_list_in_the_environment_is_json_or_has_commas(value: str) -> None:
+    settings = load(options={}, environment={"PIERHEAD_TRUSTED_PROXIES": value}).settings
+
+    assert settings.trusted_proxies == (ipaddress.ip_network("127.0.0.1"), ipaddress.ip_network("10.0.0.0/8"))
+
+
+def test_only_named_proxies_and_unix_sockets_are_trusted() -> None:
+    settings = Settings.model_validate({"trusted_proxies": ["10.0.0.0/8", "::1"]})
+
+    assert [settings.trusts(peer) for peer in ("10.1.2.3", "::ffff:10.1.2.3", "::1", "unix")] == [True] * 4
+    assert [settings.trusts(peer) for peer in ("11.0.0.1", "::2", "x", "")] == [False] * 4
+    assert not Settings().trusts("127.0.0.1")
+
+
+@given(st.integers(0, 1 << 40), st.sampled_from(sorted(BYTES)), st.sampled_from(["", " "]))
+def test_sizes_are_numbers_with_binary_units(number: int, unit: str, space: str) -> None:
+    assert TypeAdapter(Bytes).validate_python(f"{number}{space}{unit.upper()}") == number * BYTES[unit]
+
+
+@given(st.integers(0, 1 << 30), st.sampled_from(sorted(SECONDS)))
+def test_times_are_numbers_with_units(number: int, unit: str) -> None:
+    assert TypeAdapter(Seconds).validate_python(f"{number}{unit}") == pytest.approx(number * SECONDS[unit])
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return
+    if isinstance(address, TcpAddress):
+        assert 0 <= address.port <= 65535
+    else:
+        assert address.is_absolute()
+
+
+@given(st.ip_addresses(), st.integers(0, 65535))
+def test_every_ip_address_can_be_listened_on(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
+    host = f"[{address}]" if address.version == 6 else str(address)
+    if "%" not in host:
+        assert parse_address(f"{host}:{port}") == TcpAddress(str(address), port)
