@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable
 
+import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -31,11 +32,13 @@ from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
 from storage.filesystem import FileSystemDriver
-from storage.layout import check_layout
+from storage.layout import check_layout, is_unadopted
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+
+log = structlog.get_logger(__name__)
 
 
 class Registry:
@@ -61,6 +64,11 @@ class Registry:
         """Open the store. Raises StorageError saying what to do if it can't be used."""
         await self._driver.start()
         await check_layout(self._driver)
+        if await is_unadopted(self._driver):
+            log.warning(
+                "the catalog and the referrers lack what another registry has written",
+                remedy="run pierhead adopt on the data directory; serving may go on",
+            )
         self._janitor.start()
 
     async def close(self) -> None:

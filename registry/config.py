@@ -7,22 +7,24 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from registry.addresses import TcpAddress, parse_address
 from registry.media_types import MANIFESTS
-from registry.quantities import Bytes, Seconds
+from registry.quantities import Bytes, Count, Seconds
 
-_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
+_PREFIX = re.compile(r"[A-Za-z0-9._~/-]*")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _texts(value: object) -> object:
-    """A list as the environment has it: JSON, or texts with commas between them."""
-    if not isinstance(value, str):
+    """A list as the environment has it: JSON, or texts with commas between them. Raises ValueError."""
+    if isinstance(value, list | tuple):
         return value
+    if not isinstance(value, str):
+        raise ValueError('expected a list of texts, such as ["a", "b"]')
     if value.strip().startswith("["):
         try:
             return json.loads(value)
@@ -39,7 +41,8 @@ def _networks(value: object) -> object:
     found: list[object] = []
     for text in texts:
         try:
-            found.append(ipaddress.ip_network(text) if isinstance(text, str) else text)
+            # A number would be taken for an address: 1 for 0.0.0.1.
+            found.append(text if isinstance(text, Network) else ipaddress.ip_network(str(text)))
         except ValueError:
             raise ValueError(
                 f"{text!r} is neither an address nor a network: expected such as 10.0.0.5 or 10.0.0.0/8"
@@ -63,7 +66,7 @@ class Limits(BaseModel):
         le=1 << 20,
         description="Request line and headers together. podman sends ranges of 16 KiB and more.",
     )
-    header_count_max: int = Field(100, ge=10, le=10_000, description="Header lines of a request.")
+    header_count_max: Count = Field(100, ge=10, le=10_000, description="Header lines of a request.")
     header_seconds: Seconds = Field(
         10.0, gt=0, description="From the first byte of a request to the end of its headers."
     )
@@ -76,15 +79,15 @@ class Limits(BaseModel):
         60.0, gt=0, description="Over which time the rate of a body is taken; also how long an answer may stay unread."
     )
     keep_alive_seconds: Seconds = Field(120.0, gt=0, description="How long an idle connection is kept open.")
-    connections_max: int = Field(2000, ge=1, description="Connections of a worker; more are answered with 503.")
-    uploads_max: int = Field(
+    connections_max: Count = Field(2000, ge=1, description="Connections of a worker; more are answered with 503.")
+    uploads_max: Count = Field(
         256, ge=1, description="Bodies of uploads that a worker receives at once; more are answered with 429."
     )
     manifest_bytes_max: Bytes = Field(
         4 << 20, ge=1024, le=64 << 20, description="A manifest. Most clients read no more than 4 MiB."
     )
     blob_bytes_max: Bytes | None = Field(None, ge=1, description="A blob; unset: any size.")
-    tag_parameters_max: int = Field(100, ge=10, le=1000, description="Tags that one push of a manifest may set.")
+    tag_parameters_max: Count = Field(100, ge=10, le=1000, description="Tags that one push of a manifest may set.")
     upload_idle_seconds: Seconds = Field(
         3600.0, gt=0, description="After which an upload that nobody adds to is dropped."
     )
@@ -103,15 +106,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    # Before `listen`, whose check looks at it.
+    allow_anonymous: bool = Field(
+        default=False, description="Listen also where other machines reach it, though nobody is asked for a password."
+    )
     listen: str = Field("127.0.0.1:5000", description="Where to listen: host:port, [v6]:port, :port or unix:/path.")
     data: Path = Field(Path("data"), description="The data directory. It is made if it does not exist.")
-    workers: int = Field(default_factory=cores, ge=1, le=256, description="Worker processes; unset: one per core.")
+    workers: Count = Field(default_factory=cores, ge=1, le=256, description="Worker processes; unset: one per core.")
     prefix: str = Field("", description="A path that clients see before /v2/, such as /registry.")
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
         (), description="Addresses and networks of reverse proxies whose X-Forwarded-* headers are believed."
-    )
-    allow_anonymous: bool = Field(
-        default=False, description="Listen also where other machines reach it, though nobody is asked for a password."
     )
     delete: bool = Field(default=True, description="Whether tags, manifests and blobs can be deleted through the API.")
     sparse: bool = Field(
@@ -129,23 +133,46 @@ class Settings(BaseModel):
 
     @field_validator("listen")
     @classmethod
-    def _check_listen(cls, text: str) -> str:
-        parse_address(text)
+    def _check_listen(cls, text: str, known: ValidationInfo) -> str:
+        address = parse_address(text)
+        is_public = isinstance(address, TcpAddress) and not address.is_loopback
+        # If allow_anonymous itself is wrong, what was meant is not known, and that is told already.
+        if is_public and known.data.get("allow_anonymous") is False:
+            raise ValueError(
+                f"{text!r} is reached from other machines, and there is no authentication: everybody could push "
+                "and delete. Listen on 127.0.0.1 or a unix socket behind a proxy that asks for passwords, or say "
+                "allow_anonymous = true (PIERHEAD_ALLOW_ANONYMOUS=true, --allow-anonymous)"
+            )
         return text
 
-    @field_validator("data")
+    @field_validator("data", mode="before")
     @classmethod
-    def _check_data(cls, path: Path) -> Path:
-        if str(path) in ("", ".") or "\0" in str(path):
+    def _check_data(cls, path: object) -> object:
+        if not isinstance(path, str | Path):
+            raise ValueError('expected the path of a directory as a text, such as "./data"')
+        if str(Path(path)) == "." or "\0" in str(path):
             raise ValueError("expected the path of a directory of its own, such as ./data")
+        if str(path).startswith("~"):
+            raise ValueError("~ means a home directory to a shell only: write the whole path")
         return path
 
     @field_validator("prefix")
     @classmethod
     def _check_prefix(cls, text: str) -> str:
+        if not text:
+            return text
         parts = text.split("/")
-        if not _PREFIX.fullmatch(text) or "." in parts or ".." in parts or "v2" in parts:
-            raise ValueError("expected a path that begins with a slash and does not end in one, such as /registry")
+        if not _PREFIX.fullmatch(text):
+            raise ValueError("expected letters, digits and . _ ~ - between slashes, such as /registry")
+        if parts[0]:
+            raise ValueError(f"expected a path that begins with a slash: /{text.rstrip('/')}")
+        if not parts[-1]:
+            shorter = text.rstrip("/")
+            raise ValueError(f"expected a path that does not end in a slash: {shorter or 'leave it out for the root'}")
+        if not all(parts[1:]) or "." in parts or ".." in parts:
+            raise ValueError("clients and proxies rewrite // and /./ and /../: expected a path without them")
+        if "v2" in parts:
+            raise ValueError("/v2/ follows the prefix anyway: leave it out")
         return text
 
     @field_validator("manifest_types")
@@ -157,17 +184,6 @@ class Settings(BaseModel):
             if text in MANIFESTS:
                 raise ValueError(f"{text} is taken anyway, and its content is checked: leave it out")
         return types
-
-    @model_validator(mode="after")
-    def _check_reach(self) -> "Settings":
-        address = parse_address(self.listen)
-        if isinstance(address, TcpAddress) and not address.is_loopback and not self.allow_anonymous:
-            raise ValueError(
-                f"{self.listen} is reached from other machines, and there is no authentication: everybody could push "
-                "and delete. Listen on 127.0.0.1 or a unix socket behind a proxy that asks for passwords, or say "
-                "allow_anonymous = true (PIERHEAD_ALLOW_ANONYMOUS=true, --allow-anonymous)"
-            )
-        return self
 
     def trusts(self, peer: str) -> bool:
         """Tell whether a peer's word about its client counts. Whoever reaches a unix socket was let in by its mode."""

@@ -1,6 +1,8 @@
 """Where settings come from: the command line, the environment, one TOML file, the defaults; in this order."""
 
 import difflib
+import re
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +17,14 @@ from registry.config import Limits, Settings
 PREFIX = "PIERHEAD_"
 CONFIG_VARIABLE = "PIERHEAD_CONFIG"
 DEFAULT_FILE = Path("pierhead.toml")
+SECTION = "limits"
 
 Path_ = tuple[str, ...]
 """Where a key stands: ("limits", "header_seconds")."""
+
+
+_KUBERNETES = re.compile(r"PIERHEAD_(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_.*)?)")
+"""What Kubernetes puts into every pod beside a Service named `pierhead`. None of our keys looks like it."""
 
 
 class ConfigurationError(Exception):
@@ -58,7 +65,8 @@ def load(*, options: Mapping[str, object], environment: Mapping[str, str], file:
     ConfigurationError with everything that is wrong.
     """
     file = file or (Path(named) if (named := environment.get(CONFIG_VARIABLE)) else None)
-    if file is None and DEFAULT_FILE.exists():
+    # lexists: one that is there and can't be read is an error, not a reason to go without it.
+    if file is None and os.path.lexists(DEFAULT_FILE):
         file = DEFAULT_FILE
     collected = _Collected()
     if file is not None:
@@ -85,7 +93,7 @@ def variables() -> dict[str, Path_]:
 def key_paths() -> Iterator[Path_]:
     """Every key there is."""
     for name in Settings.model_fields:
-        if name == "limits":
+        if name == SECTION:
             yield from ((name, limit) for limit in Limits.model_fields)
         else:
             yield (name,)
@@ -109,8 +117,8 @@ def _take(file: Path, found: Mapping[str, Any], model: type[BaseModel], above: P
         path = (*above, name)
         where = f"{file}: {'.'.join(path)}"
         if name not in model.model_fields:
-            collected.problems.append(f"{where}: unknown key{_nearest('.'.join(path), _dotted())}")
-        elif path != ("limits",):
+            collected.problems += [f"{file}: {problem}" for problem in _unknown(path, value)]
+        elif path != (SECTION,):
             collected.set(path, value, where)
         elif isinstance(value, dict):
             _take(file, value, Limits, path, collected)
@@ -118,10 +126,24 @@ def _take(file: Path, found: Mapping[str, Any], model: type[BaseModel], above: P
             collected.problems.append(f"{where}: a section: write [limits] on a line of its own, and its keys below")
 
 
+def _unknown(path: Path_, value: object) -> Iterator[str]:
+    name = ".".join(path)
+    if not isinstance(value, dict):
+        yield f"{name}: unknown key{_nearest(name, _dotted())}"
+    elif len(path) == 1 and difflib.get_close_matches(name, [SECTION]):
+        yield f"{name}: unknown section: did you mean [{SECTION}]?"
+    elif not value:
+        yield f"{name}: unknown section: there is only [{SECTION}]"
+    else:
+        # Each key may have a place of its own: [log] level is log_level, [upload] idle is in [limits].
+        for below, inner in value.items():
+            yield from _unknown((*path, below), inner)
+
+
 def _read_environment(environment: Mapping[str, str], collected: _Collected) -> None:
     known = variables()
     for name, value in sorted(environment.items()):
-        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
+        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE or _KUBERNETES.fullmatch(name):
             continue
         if name in known:
             collected.set(known[name], value, name)
@@ -149,6 +171,10 @@ def _problem(details: ErrorDetails, origins: Mapping[Path_, str]) -> str:
     message = message[:1].lower() + message[1:]
     if not path:
         return message
-    given = details["input"]
-    shown = f" (it is {given!r})" if isinstance(given, str | int | float) and repr(given) not in message else ""
-    return f"{origins.get(key, '.'.join(path))}: {message}{shown}"
+    return f"{origins.get(key, '.'.join(path))}: {message}{_shown(details['input'], message)}"
+
+
+def _shown(given: object, message: str) -> str:
+    if not isinstance(given, str | int | float) or repr(given) in message:
+        return ""
+    return f" (it is {str(given).lower() if isinstance(given, bool) else repr(given)})"

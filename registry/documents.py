@@ -74,7 +74,7 @@ def parse_manifest(body: bytes, media_type: str | None, *, opaque_types: Sequenc
     """
     fields = parse_object(body)
     _refuse_other_spellings(fields, _MANIFEST_KEYS)
-    told = _optional_text(fields, "mediaType")
+    told = _optional_text(fields, "mediaType") or None
     if told is not None and media_type is not None and told != media_type:
         raise ValueError("Content-Type and the manifest's mediaType differ: send the same in both")
     wanted = media_type or told or _sniff(fields)
@@ -146,7 +146,7 @@ def _document(
     return Document(
         media_type,
         told_type(fields),
-        "mediaType" in fields,
+        bool(fields.get("mediaType")),
         references,
         None if subject is None else _descriptor(subject, "subject"),
         artifact_type or None,

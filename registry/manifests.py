@@ -176,7 +176,7 @@ class Manifests:
         # In the order of docs/reference/storage-format.md: a crash between any two leaves garbage, never a lie.
         stores = self._stores
         canonical = await stores.manifests.put_bytes(body)
-        if document.told_type != document.media_type:
+        if not document.is_named:
             await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
         if document.subject is not None:
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))

@@ -14,9 +14,9 @@ SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, 
 
 
 def parse_bytes(value: object) -> object:
-    """Turn a text such as `4 MiB` into bytes; anything but a text is left to its type. Raises ValueError."""
+    """Turn a text such as `4 MiB` into bytes; other values are left to their type. Raises ValueError."""
     if not isinstance(value, str):
-        return value
+        return parse_count(value)
     number, unit = _split(value, BYTES, "a number of bytes, or a size such as 512 KiB, 4 MiB or 10 GiB")
     size = number * BYTES[unit]
     if size != int(size):
@@ -25,11 +25,18 @@ def parse_bytes(value: object) -> object:
 
 
 def parse_seconds(value: object) -> object:
-    """Turn a text such as `5m` into seconds; anything but a text is left to its type. Raises ValueError."""
+    """Turn a text such as `5m` into seconds; other values are left to their type. Raises ValueError."""
     if not isinstance(value, str):
-        return value
+        return parse_count(value)
     number, unit = _split(value, SECONDS, "a number of seconds, or a time such as 500ms, 30s, 5m, 1h or 1d")
     return number * SECONDS[unit]
+
+
+def parse_count(value: object) -> object:
+    """Leave a number to its type. Raises ValueError for true and false, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    return value
 
 
 def _split(text: str, units: dict[str, int] | dict[str, float], expected: str) -> tuple[float, str]:
@@ -40,5 +47,6 @@ def _split(text: str, units: dict[str, int] | dict[str, float], expected: str) -
     return float(matched[1]), unit
 
 
+Count = Annotated[int, BeforeValidator(parse_count)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]

@@ -1,7 +1,7 @@
 """Tags as clients see them: a listing in byte order."""
 
 from registry.errors import NameUnknown
-from registry.names import RepositoryName
+from registry.names import RepositoryName, is_tag
 from storage.catalog import CatalogStore
 from storage.manifests import ManifestStore
 from storage.tags import TagPage, TagStore
@@ -17,7 +17,7 @@ class Tags:
 
     async def list(self, repository: RepositoryName, *, after: str = "", limit: int) -> TagPage:
         """Tags greater than `after`, at most `limit` (end-8). Raises NameUnknown."""
-        page = await self._store.list(repository, after=after, limit=limit)
+        page = await self._store.list(repository, after=after, limit=limit, is_wanted=is_tag)
         if not page.tags and not await self._is_known(repository):
             raise NameUnknown("there is no such repository: push a manifest to it first")
         return page

@@ -147,7 +147,12 @@ class BlobStore:
         await self.link(repository, digest, canonical=canonical)
 
     async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> None:
-        """Let the repository read a blob whose bytes are durable already."""
+        """Let the repository read a blob whose bytes are durable already, by this digest and the canonical one.
+
+        distribution looks for the canonical link behind every other one, and fails without it.
+        """
+        if digest != canonical:
+            await self._driver.put(keys.layer_link(repository, canonical), link_text(canonical))
         await self._driver.put(keys.layer_link(repository, digest), link_text(canonical))
         if await self.source(digest) is None:
             await self.remember_source(repository, digest)

@@ -3,6 +3,7 @@
 from storage import keys
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, LayoutUnknown, NotFound
+from storage.walk import is_empty
 
 LAYOUT = b"pierhead layout 1\n"
 
@@ -12,6 +13,9 @@ async def check_layout(driver: Driver) -> None:
     try:
         found = (await driver.get(keys.LAYOUT, bytes_max=256)).body
     except NotFound:
+        if not await is_empty(driver, keys.REPOSITORIES):
+            # Before the layout: a crash between the two must not hide that the indexes are incomplete.
+            await driver.put(keys.UNADOPTED, b"")
         try:
             await driver.create(keys.LAYOUT, LAYOUT)
         except AlreadyExists:
@@ -25,3 +29,15 @@ async def check_layout(driver: Driver) -> None:
             "start the version of Pierhead that wrote it, or a newer one",
             key=keys.LAYOUT,
         )
+
+
+async def is_unadopted(driver: Driver) -> bool:
+    """Tell, by a cheap look, whether the indexes lack what another registry has written.
+
+    It may have written more since they were complete, which no cheap look can tell.
+    """
+    try:
+        await driver.stat(keys.UNADOPTED)
+    except NotFound:
+        return await is_empty(driver, keys.CATALOG) and not await is_empty(driver, keys.REPOSITORIES)
+    return True

@@ -39,7 +39,7 @@ class ManifestStore:
         return canonical
 
     async def put_media_type(self, repository: str, digest: Digest, media_type: str, *, told: str | None) -> None:
-        """Remember a media type that is not the one that the bytes tell (`told`).
+        """Remember the media type of bytes that do not name it, if it is not the one that they tell (`told`).
 
         The first one wins: a second pusher must not change what others read under the same digest.
         """
@@ -47,7 +47,11 @@ class ManifestStore:
             told is not None or await self.media_type(repository, digest) is not None
         ):
             return
-        await self._driver.put(keys.media_type(repository, digest), media_type.encode())
+        key = keys.media_type(repository, digest)
+        if media_type == told:
+            await self._driver.delete(key)  # what a push or a deletion has left that broke off
+        else:
+            await self._driver.put(key, media_type.encode())
 
     async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> bool:
         """Make the manifest visible; tells whether it was not before."""

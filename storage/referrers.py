@@ -15,6 +15,8 @@ from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageRefused
 
 ENTRY_BYTES_MAX = 8 << 20
+LISTED_BYTES_MAX = 4 << 20
+"""What a page of a listing may take, except for its last entry."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,28 +60,39 @@ class ReferrerStore:
     async def list(
         self, repository: str, subject: Digest, *, after: Digest | None = None, limit: int
     ) -> tuple[list[Referrer], bool]:
-        """Referrers in the order of their digests, at most `limit`, and whether there are more."""
+        """Referrers in the order of their digests, at most `limit`, and whether there are more.
+
+        Fewer are given where they are large: an annotation may fill a manifest, and a page is held in memory.
+        """
         prefix = keys.referrers(repository, subject)
         start = "" if after is None else keys.referrer(repository, subject, after)
+        found: list[Referrer] = []
         while True:
             page = await self._driver.list(prefix, after=start, limit=limit)
-            found = [await self._read(entry.key, entry.key.removeprefix(prefix)) for entry in page.entries]
-            readable = [referrer for referrer in found if referrer is not None]
+            size = 0
+            for entry in page.entries:
+                referrer, text_bytes = await self._read(entry.key, entry.key.removeprefix(prefix))
+                if referrer is not None:
+                    found.append(referrer)
+                size += text_bytes
+                if size > LISTED_BYTES_MAX and found and entry is not page.entries[-1]:
+                    return found, True
             # A page of nothing but damaged entries is passed over: its reader could not say where to go on.
-            if readable or not page.more:
-                return readable, page.more
+            if found or not page.more:
+                return found, page.more
             start = page.entries[-1].key
 
-    async def _read(self, key: str, name: str) -> Referrer | None:
+    async def _read(self, key: str, name: str) -> tuple[Referrer | None, int]:
+        """A referrer, None if it is gone or damaged, and the length of its text."""
         try:
             text = (await self._driver.get(key, bytes_max=ENTRY_BYTES_MAX)).body
             descriptor = json.loads(text)
             digest = Digest.parse(name.replace("-", ":", 1))
             if descriptor.get("digest") != str(digest):
                 raise ValueError("it describes another manifest")
-            return Referrer(digest, descriptor.get("artifactType"), descriptor)
+            return Referrer(digest, descriptor.get("artifactType"), descriptor), len(text)
         except (ValueError, AttributeError, Corrupt, StorageRefused) as error:
             log.error("damaged referrer", key=key, reason=str(error), remedy="push the referring manifest again")
-            return None
+            return None, 0
         except NotFound:
-            return None  # deleted since it was listed
+            return None, 0  # deleted since it was listed

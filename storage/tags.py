@@ -96,10 +96,17 @@ class TagStore:
             return digest
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
 
-    async def list(self, repository: str, *, after: str = "", limit: int) -> TagPage:
-        """Tags greater than `after` in byte order, at most `limit`."""
+    async def list(
+        self, repository: str, *, after: str = "", limit: int, is_wanted: Callable[[str], bool] | None = None
+    ) -> TagPage:
+        """Tags greater than `after` in byte order, at most `limit`.
+
+        `is_wanted` passes over what was made on the disk by hand and can be no tag.
+        """
         found: list[str] = []
         async for tag in self.iterate(repository, after=after):
+            if is_wanted is not None and not is_wanted(tag):
+                continue
             if len(found) == limit:
                 return TagPage(found, more=True)
             found.append(tag)
@@ -111,8 +118,8 @@ class TagStore:
         for tag in sorted(await self._folders(prefix, after)):
             try:
                 await self._driver.stat(keys.tag_link(repository, tag))
-            except NotFound:
-                continue  # an empty folder, or one that a delete has just left
+            except (NotFound, StorageRefused):
+                continue  # an empty folder, one that a delete has just left, or one that may not be read
             yield tag
 
     async def _folders(self, prefix: str, after: str) -> Sequence[str]:

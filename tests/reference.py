@@ -1,31 +1,63 @@
 """The tables of the reference pages as the code has them; `python -m tests.reference` prints them."""
 
+import ast
+import re
+import types
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import typer.main
+from annotated_types import Ge, Gt, Le
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from registry import errors
 from registry.cli.main import app
 from registry.config import Limits, Settings
 from registry.config_sources import variables
+from registry.quantities import parse_bytes, parse_seconds
+from tests.running import ROOT
+
+UNEXPECTED = "Something that nobody foresaw failed: the log of the server has it."
+"""What the root of the errors means when it is sent as it is."""
 
 
 def configuration_lines() -> Iterator[str]:
-    """One line a key: key, variable, default, meaning."""
+    """One line a key: key, variable, type, default, meaning."""
     for variable, path in variables().items():
         model = Limits if path[0] == "limits" else Settings
         field = model.model_fields[path[-1]]
-        yield f"| `{path[-1]}` | `{variable}` | {_default(field)} | {field.description} |"
+        kind = _type(field.annotation, field.metadata)
+        yield f"| `{path[-1]}` | `{variable}` | {kind} | {_default(field)} | {field.description} |"
 
 
 def error_lines() -> Iterator[str]:
     """One line an error: status, code, meaning."""
     for kind in sorted(_kinds(errors.RegistryError), key=lambda kind: (kind.status, kind.code)):
         assert kind.__doc__
-        yield f"| {kind.status} | `{kind.code}` | {kind.__doc__.splitlines()[0]} |"
+        # The status has a column of its own: "(412, RFC 9110)" is "(RFC 9110)" here.
+        meaning = re.sub(rf" \({kind.status}\)|{kind.status}, ", "", kind.__doc__.splitlines()[0])
+        meaning = UNEXPECTED if kind is errors.RegistryError else meaning
+        yield f"| {kind.status} | `{kind.code}` | {meaning} |"
+
+
+def server_refusals() -> set[tuple[int, str]]:
+    """Status and code of everything that the server refuses before a request reaches the registry."""
+    found = set()
+    for module in (ROOT / "registry" / "server").glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refused":
+                found.add(_status_and_code(module, node))
+    return found
+
+
+def _status_and_code(module: Path, call: ast.Call) -> tuple[int, str]:
+    status, code = call.args[0], next((word.value for word in call.keywords if word.arg == "code"), None)
+    assert isinstance(status, ast.Constant), f"{module}:{call.lineno}: not a literal status"
+    assert code is None or isinstance(code, ast.Constant), f"{module}:{call.lineno}: not a literal code"
+    return int(str(status.value)), "UNSUPPORTED" if code is None else str(code.value)
 
 
 def option_lines() -> Iterator[tuple[str, str]]:
@@ -39,11 +71,46 @@ def option_lines() -> Iterator[tuple[str, str]]:
 
 
 def help_of(command: str) -> str:
-    """What `pierhead COMMAND --help` prints, 78 columns wide."""
+    """What `pierhead COMMAND --help` prints, 78 columns wide; of `pierhead --help` if the command is empty."""
     group: Any = typer.main.get_command(app)
-    found = group.commands[command]
-    context = click.Context(found, info_name=f"pierhead {command}", terminal_width=78, max_content_width=78)
+    found = group.commands[command] if command else group
+    context = click.Context(
+        found,
+        info_name=f"pierhead {command}".rstrip(),
+        terminal_width=78,
+        max_content_width=78,
+        help_option_names=["-h", "--help"],
+    )
     return str(found.get_help(context))
+
+
+def _type(annotation: Any, metadata: list[Any]) -> str:
+    if isinstance(annotation, types.UnionType) or str(annotation).startswith("typing.Optional"):
+        annotation = next(kind for kind in get_args(annotation) if kind is not type(None))
+    metadata = [*metadata, *getattr(annotation, "__metadata__", ())]
+    annotation = getattr(annotation, "__origin__", annotation) if hasattr(annotation, "__metadata__") else annotation
+    parsers = {item.func for item in metadata if isinstance(item, BeforeValidator)}
+    if get_origin(annotation) is Literal:
+        return " ".join(f"`{word}`" for word in get_args(annotation))
+    if parse_bytes in parsers:
+        name = "size"
+    elif parse_seconds in parsers:
+        name = "time"
+    else:
+        kinds = {bool: "true or false", int: "number", str: "text", Path: "path", tuple: "list of texts"}
+        name = kinds[get_origin(annotation) or annotation]
+    return name + _bounds(metadata)
+
+
+def _bounds(metadata: list[Any]) -> str:
+    least: Any = next((item.ge for item in metadata if isinstance(item, Ge)), None)
+    most: Any = next((item.le for item in metadata if isinstance(item, Le)), None)
+    above: Any = next((item.gt for item in metadata if isinstance(item, Gt)), None)
+    if most is not None:
+        return f", {least} to {most}"
+    if above is not None:
+        return f", more than {above:g}"
+    return "" if least is None else f", at least {least:g}"
 
 
 def _default(field: FieldInfo) -> str:
@@ -67,5 +134,5 @@ def _kinds(kind: type[errors.RegistryError]) -> Iterator[type[errors.RegistryErr
 
 if __name__ == "__main__":
     print("\n".join([*configuration_lines(), "", *error_lines(), ""]))  # noqa: T201  # what it is for
-    for _name in ("serve", "check-config", "adopt", "verify"):
+    for _name in ("", "serve", "check-config", "adopt", "verify"):
         print(help_of(_name), "\n")  # noqa: T201

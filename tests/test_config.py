@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from registry.addresses import TcpAddress, parse_address
 from registry.config import Settings, cores
-from registry.config_sources import ConfigurationError, load
+from registry.config_sources import ConfigurationError, load, variables
 from registry.quantities import BYTES, SECONDS, Bytes, Seconds
 
 
@@ -67,12 +67,21 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: p
         ("lisen = 1", "lisen: unknown key: did you mean listen?"),
         ("header_seconds = 1", "header_seconds: unknown key: did you mean limits.header_seconds?"),
         ("[limits]\nheader_second = 1", "limits.header_second: unknown key: did you mean limits.header_seconds?"),
-        ("[limit]\nheader_seconds = 1", "limit: unknown key: did you mean listen?"),
+        ("[limit]\nheader_seconds = 1", "limit: unknown section: did you mean [limits]?"),
+        ("[log]\nlevel = 'info'", "log.level: unknown key: did you mean log_level?"),
+        ("[upload]\nidle_seconds = 1", "upload.idle_seconds: unknown key: did you mean limits.upload_idle_seconds?"),
+        ("[http]", "http: unknown section: there is only [limits]"),
         ("limits = 3", "limits: a section: write [limits] on a line of its own, and its keys below"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_one(tmp_path: Path, text: str, told: str) -> None:
     assert problems(tmp_path, text) == [told]
+
+
+def test_what_kubernetes_puts_into_the_environment_is_passed_over() -> None:
+    names = ["PIERHEAD_PORT", "PIERHEAD_SERVICE_HOST", "PIERHEAD_SERVICE_PORT_HTTP", "PIERHEAD_PORT_5000_TCP_ADDR"]
+
+    assert load(options={}, environment=dict.fromkeys(names, "tcp://10.0.0.1:5000")).origins == {}
 
 
 def test_an_unknown_variable_names_the_nearest_one(tmp_path: Path) -> None:
@@ -93,18 +102,29 @@ def test_an_unknown_variable_names_the_nearest_one(tmp_path: Path) -> None:
         ('listen = "unix:run/x"', "the path of a unix socket begins with a slash"),
         ('listen = "0.0.0.0:5000"', "allow_anonymous = true"),
         ('listen = ":5000"', "is reached from other machines"),
+        ("listen = 5000", "listen: input should be a valid string (it is 5000)"),
         ('data = ""', "data: expected the path of a directory of its own"),
+        ("data = 3", "data: expected the path of a directory as a text"),
+        ('data = "~/images"', "write the whole path"),
+        ("workers = true", "workers: expected a number, not true or false (it is true)"),
         ("workers = 0", "workers: input should be greater than or equal to 1"),
         ('workers = "many"', "workers: input should be a valid integer"),
-        ('prefix = "registry"', "prefix: expected a path that begins with a slash"),
-        ('prefix = "/registry/"', "prefix: expected a path that begins with a slash"),
-        ('prefix = "/a/../b"', "prefix: expected a path"),
+        ('prefix = "registry"', "prefix: expected a path that begins with a slash: /registry"),
+        ('prefix = "/registry/"', "prefix: expected a path that does not end in a slash: /registry"),
+        ('prefix = "/"', "leave it out for the root"),
+        ('prefix = "/a/../b"', "expected a path without them"),
+        ('prefix = "/a//b"', "expected a path without them"),
+        ('prefix = "/a b"', "prefix: expected letters, digits and"),
+        ('prefix = "/v2"', "/v2/ follows the prefix anyway: leave it out"),
+        ("trusted_proxies = [1]", "trusted_proxies: 1 is neither an address nor a network"),
+        ("trusted_proxies = 1", "trusted_proxies: expected a list of texts"),
         ('trusted_proxies = ["10.0.0.0/33"]', "'10.0.0.0/33' is neither an address nor a network"),
         ('trusted_proxies = ["10.0.0.1/8"]', "neither an address nor a network"),
         ('manifest_types = ["Text/HTML; x=y"]', "is not a media type in lower case"),
         ('log_level = "loud"', "log_level: input should be 'debug', 'info', 'warning' or 'error'"),
         ('[limits]\nmanifest_bytes_max = "4 MB"', "4 MiB or 10 GiB (it is '4 MB')"),
         ('[limits]\nsweep_seconds = "soon"', "500ms, 30s, 5m, 1h or 1d (it is 'soon')"),
+        ("[limits]\nsweep_seconds = true", "limits.sweep_seconds: expected a number"),
         ("[limits]\nsweep_seconds = -1", "limits.sweep_seconds: input should be greater than 0"),
         ("[limits]\nsweep_seconds = inf", "limits.sweep_seconds: input should be a finite number"),
         ("listen = ", "not TOML"),
@@ -122,6 +142,35 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     )
 
     assert [problem.partition(":")[0] for problem in found] == ["nonsense", "workers", "PIERHEAD_PREFIX", "--log-level"]
+
+
+def test_an_address_that_others_reach_is_told_together_with_what_else_is_wrong(tmp_path: Path) -> None:
+    found = problems(tmp_path, "workers = 0\n", environment={"PIERHEAD_LISTEN": "0.0.0.0:5000"})
+
+    assert [problem.partition(":")[0] for problem in found] == ["PIERHEAD_LISTEN", "workers"]
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", ":1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1", "host.example:1"])
+def test_public_addresses_need_to_be_asked_for_by_name(listen: str) -> None:
+    with pytest.raises(ConfigurationError, match="allow_anonymous = true"):
+        load(options={"listen": listen}, environment={})
+
+    assert load(options={"listen": listen, "allow_anonymous": True}, environment={}).settings.listen == listen
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.8.0.1:1", "[::1]:1", "localhost:1", "unix:/run/p.sock"])
+def test_loopback_and_unix_sockets_need_not_be_asked_for(listen: str) -> None:
+    assert load(options={"listen": listen}, environment={}).settings.listen == listen
+
+
+def test_a_file_in_the_working_directory_that_leads_nowhere_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pierhead.toml").symlink_to("/absent/pierhead.toml")
+
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        load(options={}, environment={})
 
 
 def test_a_named_file_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -171,3 +220,27 @@ def test_every_ip_address_can_be_listened_on(address: ipaddress.IPv4Address | ip
     host = f"[{address}]" if address.version == 6 else str(address)
     if "%" not in host:
         assert parse_address(f"{host}:{port}") == TcpAddress(str(address), port)
+
+
+@given(
+    st.dictionaries(st.sampled_from(sorted(variables())), st.text() | st.sampled_from(["1", "[", '["x"]', "/a", "1h"]))
+)
+def test_any_environment_is_a_configuration_or_one_line_for_each_problem(environment: dict[str, str]) -> None:
+    told: list[str] = []
+    try:
+        assert set(load(options={}, environment=environment).origins.values()) == set(environment)
+    except ConfigurationError as error:
+        told = error.problems
+
+    assert {problem.partition(":")[0] for problem in told} <= set(environment)
+    assert not any("\n" in problem for problem in told)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_size_and_a_time_or_is_refused(text: str) -> None:
+    for adapter in (TypeAdapter[float](Bytes), TypeAdapter[float](Seconds)):
+        try:
+            value = adapter.validate_python(text)
+        except ValidationError:
+            continue
+        assert value >= 0

@@ -9,8 +9,8 @@ from storage.digest import Digest
 
 def is_unchanged(request: Request, digest: Digest) -> bool:
     """Whether If-None-Match names what the client would get: then 304 is the answer."""
-    condition = request.header(b"if-none-match")
-    return condition is not None and _matches(condition, digest)
+    tags = _entity_tags(request, b"if-none-match")
+    return tags is not None and _matches(tags, digest)
 
 
 def wants_range(request: Request, digest: Digest) -> bool:
@@ -21,7 +21,8 @@ def wants_range(request: Request, digest: Digest) -> bool:
 
 def tag_condition(request: Request) -> Callable[[Digest | None], None] | None:
     """What If-Match and If-None-Match ask of the tag that is about to be moved; None if they ask nothing."""
-    must, must_not = request.header(b"if-match"), request.header(b"if-none-match")
+    # Read once: `allow` is asked twice for each tag, and a header has room for a thousand entity tags.
+    must, must_not = _entity_tags(request, b"if-match"), _entity_tags(request, b"if-none-match")
     if must is None and must_not is None:
         return None
 
@@ -34,7 +35,13 @@ def tag_condition(request: Request) -> Callable[[Digest | None], None] | None:
     return allow
 
 
-def _matches(condition: str, digest: Digest) -> bool:
+def _entity_tags(request: Request, name: bytes) -> frozenset[str] | None:
     # docker sends the digest without quotes; weak tags compare as strong ones do, since content is immutable.
-    tags = (tag.strip().removeprefix("W/").strip('"') for tag in condition.split(","))
-    return any(tag in ("*", str(digest)) for tag in tags)
+    text = request.header(name)
+    if text is None:
+        return None
+    return frozenset(tag.strip().removeprefix("W/").strip('"') for tag in text.split(","))
+
+
+def _matches(tags: frozenset[str], digest: Digest) -> bool:
+    return "*" in tags or str(digest) in tags

@@ -2,7 +2,7 @@
 
 from registry.api.paging import next_page, page_size
 from registry.api.requests import Request
-from registry.api.responses import Header, Response, encode_json, header, json_response
+from registry.api.responses import NOSNIFF, Header, Response, encode_json, header, json_response
 from registry.catalog import Catalog
 from registry.media_types import INDEX
 from registry.names import parse_digest
@@ -58,7 +58,7 @@ class ListingEndpoints:
             artifact_types=types,
             after=None if last is None else parse_digest(last),
         )
-        headers = [header(b"content-type", INDEX)]
+        headers = [header(b"content-type", INDEX), NOSNIFF]
         if types:
             headers.append(FILTERED)
         if page.after is not None:

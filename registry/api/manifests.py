@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from registry.api.bodies import WholeBodies
 from registry.api.conditions import is_unchanged, tag_condition
 from registry.api.requests import Request
 from registry.api.responses import NOSNIFF, Header, Response, header
-from registry.errors import ManifestUnknown, TooLarge, TooManyTags
+from registry.errors import ManifestUnknown, TooManyTags
 from registry.manifests import Manifests
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
 
@@ -19,7 +20,7 @@ class ManifestEndpoints:
 
     def __init__(self, manifests: Manifests, *, manifest_bytes_max: int, tags_max: int) -> None:
         self._manifests = manifests
-        self._bytes_max = manifest_bytes_max
+        self._bodies = WholeBodies(bytes_max=manifest_bytes_max)
         self._tags_max = tags_max
 
     async def get(self, request: Request) -> Response:
@@ -42,17 +43,15 @@ class ManifestEndpoints:
         """end-7a and, for a digest with `?tag=`, end-7b."""
         reference = parse_reference(request.tail)
         tags = [] if isinstance(reference, str) else self._tags(request.query.all("tag"))
-        body = await request.body(bytes_max=self._bytes_max)
-        if body is None:
-            raise TooLarge(f"a manifest has at most {self._bytes_max} bytes")
-        pushed = await self._manifests.put(
-            request.repository,
-            reference,
-            body,
-            media_type=_media_type(request),
-            tags=tags,
-            allow=tag_condition(request),
-        )
+        async with self._bodies.read(request) as body:
+            pushed = await self._manifests.put(
+                request.repository,
+                reference,
+                body,
+                media_type=_media_type(request),
+                tags=tags,
+                allow=tag_condition(request),
+            )
         location = f"{request.root}/v2/{request.repository}/manifests/{pushed.digest}"
         headers = [header(b"location", location), header(b"docker-content-digest", str(pushed.digest))]
         if pushed.subject is not None:

@@ -64,20 +64,6 @@ class Request:
             if pieces:
                 yield pieces
 
-    async def body(self, *, bytes_max: int) -> bytes | None:
-        """The whole body, or None as soon as it is longer than `bytes_max`."""
-        announced = self.content_length
-        if announced is not None and announced > bytes_max:
-            return None
-        pieces: list[bytes] = []
-        size = 0
-        async for batch in self.batches():
-            size += sum(map(len, batch))
-            if size > bytes_max:
-                return None
-            pieces.extend(batch)
-        return b"".join(pieces)
-
     async def _receive(self) -> tuple[list[bytes], bool]:
         message = await self.receive()
         if message["type"] == "http.disconnect":

@@ -1,5 +1,6 @@
 """`pierhead check-config`: what holds, and where it comes from, before a restart does."""
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 from registry.cli.configuration import Config, load_or_exit
 from registry.config import Settings
 from registry.config_sources import key_paths
+from registry.findings import printable
 
 
 def check_config(config: Config = None) -> None:
@@ -21,9 +23,9 @@ def check_config(config: Config = None) -> None:
         value: object = found.settings
         for name in path:
             value = getattr(value, name)
-        typer.echo(f"{'.'.join(path)} = {_shown(value)}  # {found.origins.get(path, 'default')}")
+        typer.echo(printable(f"{'.'.join(path)} = {_shown(value)}  # {found.origins.get(path, 'default')}"))
     for warning in _warnings(found.settings):
-        typer.echo(f"pierhead: warning: {warning}", err=True)
+        typer.echo(f"pierhead: warning: {printable(warning)}", err=True)
     typer.echo("the configuration is valid")
 
 
@@ -31,7 +33,7 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | Path):
-        return f'"{value}"'
+        return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, tuple):
         return f"[{', '.join(_shown(str(item)) for item in value)}]"
     return "unset" if value is None else str(value)
@@ -39,9 +41,10 @@ def _shown(value: object) -> str:
 
 def _warnings(settings: Settings) -> Iterable[str]:
     data = settings.data
-    if not data.exists():
+    there = next(path for path in (data.absolute(), *data.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        yield f"the data directory {data} can't be used: {there} is not a directory"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"the data directory {data} can't be written to: {there} does not let this user"
+    elif not data.exists():
         yield f"the data directory {data} does not exist: pierhead serve will make it"
-    elif not data.is_dir():
-        yield f"the data directory {data} is not a directory"
-    elif not os.access(data, os.W_OK | os.X_OK):
-        yield f"the data directory {data} can't be written to by this user"

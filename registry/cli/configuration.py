@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from registry.config_sources import Configuration, ConfigurationError, load
+from registry.findings import printable
 
 USAGE = 2
 """The exit code for a configuration that is wrong, as for a command line that is."""
@@ -28,5 +29,5 @@ def load_or_exit(config: Path | None, options: Mapping[str, object]) -> Configur
         return load(options=options, environment=os.environ, file=config)
     except ConfigurationError as error:
         for problem in error.problems:
-            typer.echo(f"pierhead: {problem}", err=True)
+            typer.echo(f"pierhead: {printable(problem)}", err=True)
         raise typer.Exit(USAGE) from None

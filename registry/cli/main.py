@@ -21,10 +21,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("serve")(serve)
-app.command("check-config")(check_config)
-app.command("adopt")(adopt)
-app.command("verify")(verify)
+SERVE_EXAMPLES = (
+    "serve --listen 127.0.0.1:8080 --data /srv/images --workers 4",
+    "serve --config /etc/pierhead.toml",
+    "serve --listen unix:/run/pierhead/pierhead.sock",
+)
+
+
+def _examples(*lines: str) -> str:
+    # \b: click leaves the paragraph as it is.
+    return "\b\nExamples:\n" + "\n".join(f"  pierhead {line}" for line in lines)
+
+
+app.command("serve", epilog=_examples("serve", *SERVE_EXAMPLES))(serve)
+app.command("check-config", epilog=_examples("check-config", "check-config --config /etc/pierhead.toml"))(check_config)
+app.command("adopt", epilog=_examples("adopt --data /srv/images"))(adopt)
+app.command("verify", epilog=_examples("verify --data /srv/images", "verify --data /srv/images --quick"))(verify)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer

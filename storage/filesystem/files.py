@@ -1,5 +1,6 @@
 """Files read: small ones at once, large ones piece by piece."""
 
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -41,6 +42,11 @@ def stat_file(path: str, key: str) -> Stat:
         raise reading_failed(error, key) from error
     if not stat.S_ISREG(found.st_mode):
         raise Corrupt("something that is no file lies where the object should be: remove it", key=key)
+    # What may not be read is not there for a GET, so it must not be there for a HEAD: clients would not push it
+    # again. The mode tells the common case without another system call.
+    is_ours = found.st_uid == os.geteuid() and found.st_mode & stat.S_IRUSR
+    if not is_ours and not os.access(path, os.R_OK, effective_ids=True):
+        raise reading_failed(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), key)
     return Stat(found.st_size, found.st_mtime)
 
 

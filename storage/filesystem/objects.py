@@ -57,7 +57,9 @@ class ObjectFiles:
             try:
                 self.place(key, lambda path: os.link(temporary, path))
             except FileExistsError as error:
-                raise AlreadyExists("there is such an object already", key=key) from error
+                if not self._drop_dangling(key):
+                    raise AlreadyExists("there is such an object already", key=key) from error
+                return self.create(key, body)
             self.sync(key)
         return version_of(body)
 
@@ -124,6 +126,15 @@ class ObjectFiles:
     def tidy(self, key: str) -> None:
         """Remove the directories that a deletion has left empty, and make the deletion durable."""
         self.directories.sync(self.directories.tidy(self.path(key).rpartition("/")[0]))
+
+    def _drop_dangling(self, key: str) -> bool:
+        """Remove a symbolic link that leads nowhere: it takes the name of an object that is not there."""
+        path = Path(self.path(key))
+        with self.locks.hold(key):
+            if not path.is_symlink() or path.exists():
+                return False
+            path.unlink()
+            return True
 
     def _make_parent(self, path: str) -> None:
         try:

@@ -55,7 +55,7 @@ def open_staged(files: ObjectFiles, threads: Threads, key: str) -> "StagedFile":
     except BaseException:
         os.close(descriptor)
         raise
-    return StagedFile(files, Descriptor(descriptor, threads, key), key, size)
+    return StagedFile(files, Descriptor(descriptor, threads, key), key, size, hashing=threads.hashing)
 
 
 class StagedFile:
@@ -65,8 +65,11 @@ class StagedFile:
     call at a time.
     """
 
-    def __init__(self, files: ObjectFiles, descriptor: Descriptor, key: str, size: int) -> None:
+    def __init__(
+        self, files: ObjectFiles, descriptor: Descriptor, key: str, size: int, *, hashing: asyncio.Semaphore
+    ) -> None:
         self.size = size
+        self._hashing = hashing
         self._files = files
         self._descriptor = descriptor
         self._key = key
@@ -82,7 +85,8 @@ class StagedFile:
         On failure everything observed is kept, and nothing else. Raises StorageFull and its kin, or NotFound
         if the staged object was discarded.
         """
-        await self._in_thread(StagedFile._write, pieces, observe)
+        async with self._hashing:
+            await self._in_thread(StagedFile._write, pieces, observe)
 
     async def truncate(self, size: int) -> None:
         """Take back everything after the first `size` bytes."""

@@ -1,12 +1,15 @@
 """The command as a person runs it: exit codes, one line a problem, no traceback."""
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Starter
 from tests.running import ROOT
 
 
@@ -74,6 +77,48 @@ def test_an_unknown_command_names_the_nearest_and_an_unknown_option_is_named(tmp
     wrong = pierhead("serve", "--listn", "x", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "--listn" in wrong.stderr
+
+
+def test_what_stands_in_a_file_can_not_forge_a_line(tmp_path: Path) -> None:
+    (tmp_path / "pierhead.toml").write_text('"a\\nb\\u001b[1m" = 1\n')
+
+    ended = pierhead("check-config", cwd=tmp_path)
+
+    assert ended.stderr == "pierhead: pierhead.toml: a\\nb\\x1b[1m: unknown key: did you mean data?\n"
+
+
+def test_a_data_directory_that_can_not_be_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    ended = pierhead("check-config", cwd=tmp_path, environment={"PIERHEAD_DATA": str(tmp_path / "file" / "data")})
+
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines() == [
+        f"pierhead: warning: the data directory {tmp_path}/file/data can't be used: {tmp_path}/file is not a directory"
+    ]
+
+
+def test_a_file_that_is_named_and_absent_is_exit_code_2(tmp_path: Path) -> None:
+    ended = pierhead("serve", "--config", "absent.toml", cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert ended.stderr == "pierhead: absent.toml: the configuration file can't be read: No such file or directory\n"
+
+
+def test_a_server_takes_its_settings_from_file_environment_and_options(start_pierhead: Starter, tmp_path: Path) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text('log_format = "text"\nprefix = "/file"\nworkers = 200\n')
+
+    server = start_pierhead(
+        arguments=["--config", str(file), "--prefix", "/option"],
+        environment={"PIERHEAD_PREFIX": "/environment", "PIERHEAD_LOG_FORMAT": "json"},
+    )
+
+    with urllib.request.urlopen(f"{server.url}/option/v2/", timeout=10) as answer:
+        assert answer.status == 200
+    assert server.stop() == 0
+    logged = [line for line in server.log.read_text().splitlines() if not line.startswith("serving ")]
+    assert json.loads(logged[-1])["event"].startswith("stopped")
 
 
 def test_the_version_and_the_help_are_there(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""What adopt and verify share on the command line: who runs them, what they print, how far they are."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import pwd
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from registry.cli.configuration import USAGE
+from registry.findings import Finding, Problem, Severity, printable
+from registry.hashing import Hasher
+from registry.inspection import Inspection
+from registry.rechecks import Rechecks
+from registry.scan import Scan, Tally
+from storage import keys
+from storage.blobs import BlobStore
+from storage.errors import StorageError
+from storage.filesystem import FileSystemDriver
+from storage.filesystem.survey import survey
+from storage.places import is_object
+
+COULD_NOT = 3
+INTERRUPTED = 130
+REFRESH_SECONDS = 0.2
+LINE_SECONDS = 10.0
+SURVEYED_MAX = 1000
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, the summary last.")]
+Notes = Annotated[bool, typer.Option("--notes", help="List notes as well, such as garbage.")]
+
+
+class Report:
+    """Prints findings as they come, each once, and counts them."""
+
+    def __init__(self, stream: Callable[[], TextIO], *, as_json: bool, notes: bool) -> None:
+        self.by_severity: Counter[Severity] = Counter()
+        self._by_problem: Counter[Problem] = Counter()
+        self._stream = stream
+        self._as_json = as_json
+        self._notes = notes
+        self._told: set[int] = set()
+
+    def finding(self, finding: Finding) -> None:
+        """Take a finding; one of the same kind about the same key is passed over."""
+        identity = hash((finding.problem, finding.key))
+        if identity in self._told:
+            return
+        self._told.add(identity)
+        self.by_severity[finding.severity] += 1
+        self._by_problem[finding.problem] += 1
+        severity, problem, key = finding.severity.name.lower(), finding.problem, printable(finding.key)
+        if self._as_json:
+            self._print_json(finding=problem.slug, severity=severity, key=key, text=finding.text, remedy=problem.remedy)
+        elif finding.severity > Severity.NOTE or self._notes:
+            self.line(f"{severity}: {problem.slug}: {key}")
+            self.line(f"    {finding.text}. To do: {problem.remedy}.")
+
+    def summary(self, outcome: str, tally: Tally, **fields: object) -> None:
+        """Print the last line: how it went, what was looked at, and what was found."""
+        found = {severity.name.lower(): self.by_severity[severity] for severity in reversed(Severity)}
+        if self._as_json:
+            kinds = {
+                problem.slug: count for problem, count in sorted(self._by_problem.items(), key=lambda i: i[0].slug)
+            }
+            self._print_json(summary=outcome, found=found, kinds=kinds, counts=dict(tally.counts), **fields)
+            return
+        for name, counts in fields.items():
+            if isinstance(counts, dict) and counts:
+                self.line(f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items())}")
+        self.line(f"looked at: {describe(tally)}")
+        notes = [f"{count} {p.slug}" for p, count in self._by_problem.items() if p.severity is Severity.NOTE]
+        if notes and not self._notes:
+            self.line(f"notes, listed with --notes: {', '.join(notes)}")
+        self.line(f"{outcome}: {', '.join(f'{count} {what}s' for what, count in found.items())}")
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=self._stream())
+
+    def _print_json(self, **fields: object) -> None:
+        self.line(json.dumps(fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What both commands are made of, on one store."""
+
+    driver: FileSystemDriver
+    inspection: Inspection
+    scan: Scan
+    rechecks: Rechecks
+    tally: Tally
+    survey: Callable[[], AsyncIterator[Finding]]
+
+
+def parts(data: Path, report: Report, *, condemn: bool) -> Parts:
+    """Connect the parts; with `condemn`, damaged blobs are remembered, so that they are not served."""
+    driver, tally, root = FileSystemDriver(data), Tally(), str(data.absolute())
+
+    def count(read: int) -> None:
+        tally.counts["bytes hashed"] += read
+
+    inspection = Inspection(
+        driver,
+        Hasher(driver, read=count),
+        clock=time.time,
+        condemn=BlobStore(driver).condemn if condemn else None,
+    )
+    rechecks = Rechecks(report.finding)
+
+    async def look_at_files() -> AsyncIterator[Finding]:
+        odd = survey(root, is_object=is_object)
+        while batch := await asyncio.to_thread(list, islice(odd, SURVEYED_MAX)):
+            for each in batch:
+                yield Finding(Problem[each.oddity.name], each.key)
+
+    return Parts(
+        driver, inspection, Scan(driver, inspection, rechecks, tally, clock=time.time), rechecks, tally, look_at_files
+    )
+
+
+def run(name: str, data: Path, work: Callable[[], Coroutine[None, None, int]]) -> int:
+    """Run a command's work as the owner of the store and return its exit code."""
+    if not data.is_dir():
+        typer.echo(f"pierhead {name}: {data} is no directory: name the data directory with --data", err=True)
+        return USAGE
+    # What the stores log about each scar is what the command reports anyway.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        _check(data)
+        _become_owner(data)
+        return asyncio.run(work())
+    except (StorageError, OSError) as error:
+        typer.echo(f"pierhead {name}: {printable(str(error))}", err=True)
+        return COULD_NOT
+    except KeyboardInterrupt:
+        typer.echo(f"pierhead {name}: interrupted; run it again, what it has done so far stays", err=True)
+        return INTERRUPTED
+
+
+@contextlib.asynccontextmanager
+async def shown(tally: Tally) -> AsyncIterator[None]:
+    """Show on stderr how far a scan is: a bar on a terminal, else a line now and then."""
+    console = Console(stderr=True)
+    shower = asyncio.create_task(_bar(tally, console) if console.is_terminal else _lines(tally))
+    try:
+        yield
+    finally:
+        shower.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await shower
+
+
+def describe(tally: Tally) -> str:
+    """What was looked at so far, in words."""
+    counts = [_bytes(name, count) if "bytes" in name else f"{count} {name}" for name, count in tally.counts.items()]
+    return ", ".join(counts) or "nothing"
+
+
+async def _bar(tally: Tally, console: Console) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
+    # Findings go to stdout: above the bar where that is the same terminal, and untouched where it is not.
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task("", total=None, counts="")
+        while True:
+            total = None if tally.fraction is None else 1.0
+            progress.update(
+                task, description=tally.stage, total=total, completed=tally.fraction or 0, counts=describe(tally)
+            )
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def _lines(tally: Tally) -> None:
+    while True:
+        await asyncio.sleep(LINE_SECONDS)
+        share = "" if tally.fraction is None else f" {tally.fraction:.0%}"
+        typer.echo(f"{tally.stage}{share}: {describe(tally)}", err=True)
+
+
+def _bytes(name: str, count: int) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1 << 10:
+            return f"{count} {unit} {name.removesuffix('bytes').removeprefix('bytes').strip()}"
+        count >>= 10
+    return f"{count} TiB {name.removesuffix('bytes').removeprefix('bytes').strip()}"
+
+
+def _check(data: Path) -> None:
+    """Refuse a directory that is no store: most likely it is a wrong level of one."""
+    if (data / keys.ROOT).is_dir() or (data / keys.OURS).is_dir():
+        return
+    for above in data.absolute().parents:
+        if data.absolute().is_relative_to(above / "docker") and (above / keys.ROOT).is_dir():
+            raise NotADirectoryError(f"{data} lies inside of a store: use --data {above}")
+    raise FileNotFoundError(f"{data} is no store: there is neither {keys.ROOT} nor {keys.OURS} in it")
+
+
+def _become_owner(data: Path) -> None:
+    """Give up root for the owner of the store: what root makes, a server that is not root can't replace."""
+    ours = data / keys.OURS
+    owner = (ours if ours.is_dir() else data).stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    os.setgroups([])
+    os.setgid(owner.st_gid)
+    os.setuid(owner.st_uid)
+    try:
+        name = pwd.getpwuid(owner.st_uid).pw_name
+    except KeyError:
+        name = str(owner.st_uid)
+    typer.echo(f"working as {name}, who owns the store", err=True)

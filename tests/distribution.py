@@ -1,0 +1,111 @@
+"""CNCF distribution on a data directory: v3 from `make tools`, 2.8 as Debian packages it.
+
+Nothing here needs pytest: the benchmarks start their peer with it too.
+"""
+
+import contextlib
+import http.client
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.running import Server, eventually, free_port
+
+V3 = "registry"
+V2 = "docker-registry"
+"""The names of the two programs, for `tests.tools.find_tool`."""
+
+STARTS_MAX = 5
+
+CONFIGURATION = """\
+version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage:
+  filesystem: {{rootdirectory: {data}}}
+  delete: {{enabled: true}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+def start_distribution(program: str, data: Path, *, log: Path) -> Server:
+    """Serve `data` on a free loopback port, deletion allowed, and return once it answers.
+
+    `program` is the path of distribution 2.8 or 3. Its configuration is written beside `log`. Raises
+    RuntimeError with the end of the log if it does not start.
+    """
+    for _ in range(STARTS_MAX):
+        # It cannot be given port 0, and a port that was free may be taken by the time it binds.
+        port = free_port()
+        process = _spawn(program, "serve", str(_configure(data, log=log, port=port)), log=log)
+        server = Server(process, f"http://127.0.0.1:{port}", data, log)
+        if _answers(server):
+            return server
+        if b"address already in use" not in log.read_bytes():
+            break
+    raise RuntimeError(f"{program} did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+@contextlib.contextmanager
+def serving_distribution(program: str, data: Path, *, log: Path) -> Iterator[Server]:
+    """Serve `data` for the length of a `with` block."""
+    server = start_distribution(program, data, log=log)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def collect_garbage(program: str, data: Path, *, log: Path, delete_untagged: bool = False) -> None:
+    """Run distribution's own garbage collector on `data`, which nobody may be serving meanwhile.
+
+    Raises subprocess.CalledProcessError if it fails; what it says is in `log`.
+    """
+    options = ["--delete-untagged"] if delete_untagged else []
+    configuration = _configure(data, log=log, port=1)
+    process = _spawn(program, "garbage-collect", *options, str(configuration), log=log)
+    if code := process.wait(100):
+        raise subprocess.CalledProcessError(code, process.args, log.read_text(errors="replace")[-4000:])
+
+
+def _configure(data: Path, *, log: Path, port: int) -> Path:
+    configuration = log.with_suffix(".yml")
+    configuration.write_text(CONFIGURATION.format(data=data, port=port))
+    return configuration
+
+
+def _spawn(program: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "OTEL_"))}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [program, *arguments],
+            # v3 sends traces to a collector unless it is told that there is none.
+            env={**inherited, "OTEL_TRACES_EXPORTER": "none"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _answers(server: Server) -> bool:
+    def settled() -> bool:
+        return server.process.poll() is not None or _ping(server.address)
+
+    try:
+        eventually(settled, seconds=30)
+    except BaseException:
+        server.kill()
+        raise
+    return server.process.poll() is None
+
+
+def _ping(address: str) -> bool:
+    connection = http.client.HTTPConnection(address, timeout=5)
+    try:
+        connection.request("GET", "/v2/")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

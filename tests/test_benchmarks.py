@@ -1,0 +1,148 @@
+"""The benchmarks measure what they say: CPU and memory of whole families, ratios by pairs, goals."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.peers import BASELINE, SUBJECT
+from benchmarks.processes import cpu_seconds, family, peak_bytes, reset_peak, resident_bytes
+from benchmarks.report import GOALS, ratios, verdicts
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.wire import CHUNK_BYTES, Content, with_digest
+from tests.conftest import tool_or_skip
+from tests.distribution import V3
+
+# A leader whose child waits for a word, then works and takes and frees 64 MiB.
+CHILD = """
+import sys, time
+print("ready", flush=True)
+sys.stdin.readline()
+held = bytearray(64 << 20)
+del held
+end = time.process_time() + 0.3
+while time.process_time() < end: pass
+print("done", flush=True)
+sys.stdin.readline()
+"""
+LEADER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.fixture
+def leader() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEADER, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
+def say(process: subprocess.Popen[str], *, until: str, first: bool = False) -> None:
+    assert process.stdin
+    assert process.stdout
+    if not first:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert process.stdout.readline().strip() == until
+
+
+def test_work_and_peak_of_a_child_count_for_its_leader(leader: subprocess.Popen[str]) -> None:
+    say(leader, until="ready", first=True)
+    assert len(family(leader.pid)) == 2
+    idle, cpu = resident_bytes(leader.pid), cpu_seconds(leader.pid)
+    reset_peak(leader.pid)
+    assert peak_bytes(leader.pid) - idle < 8 << 20
+
+    say(leader, until="done")
+
+    assert 0.25 < cpu_seconds(leader.pid) - cpu < 5
+    assert 56 << 20 < peak_bytes(leader.pid) - idle < 80 << 20
+    assert resident_bytes(leader.pid) - idle < 32 << 20
+
+
+def test_content_is_fresh_each_time_and_hashes_to_its_digest() -> None:
+    one, other = Content(3), Content(3)
+
+    bodies = [bytes(frame).removeprefix(b"100000\r\n").removesuffix(b"\r\n") for frame in one.framed()]
+
+    assert [len(body) for body in bodies] == [CHUNK_BYTES] * 3
+    assert len(set(bodies)) == 3
+    assert one.digest == f"sha256:{hashlib.sha256(b''.join(bodies)).hexdigest()}"
+    assert one.digest != other.digest
+
+
+def test_the_digest_joins_the_query_that_a_location_has() -> None:
+    assert with_digest("/v2/a/blobs/uploads/1", "sha256:0") == "/v2/a/blobs/uploads/1?digest=sha256:0"
+    assert with_digest("/v2/a/blobs/uploads/1?_state=x", "sha256:0") == "/v2/a/blobs/uploads/1?_state=x&digest=sha256:0"
+
+
+def test_a_ratio_is_of_figures_that_were_measured_side_by_side() -> None:
+    rounds = {
+        SUBJECT: [{"wall": 1.0}, {"wall": 30.0}, {"wall": 2.0}],
+        BASELINE: [{"wall": 2.0}, {"wall": 10.0}, {"wall": 4.0}],
+    }
+
+    spread = ratios(rounds, SUBJECT, "wall")
+
+    assert (spread.least, spread.median, spread.greatest) == (0.5, 0.5, 3.0)
+
+
+def figures(*, wall: float = 1, memory: float = 1e6, rate: float = 100) -> dict[str, float]:
+    return {"wall": wall, "memory": memory, "rate": rate, "cpu": 1}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "subject", "held"),
+    [
+        ("push-large", figures(), {"wall": True, "memory": True}),
+        ("push-large", figures(wall=1.01), {"wall": False, "memory": True}),
+        ("push-large", figures(memory=151e6), {"wall": True, "memory": False}),
+        ("get-manifest", figures(), {"rate": True}),
+        ("get-manifest", figures(rate=99), {"rate": False}),
+        ("list-tags", figures(rate=1), {}),
+    ],
+)
+def test_a_goal_is_missed_as_soon_as_its_limit_is_passed(
+    scenario: str, subject: dict[str, float], held: dict[str, bool]
+) -> None:
+    found = verdicts({scenario: {SUBJECT: [subject], BASELINE: [figures()]}})
+
+    assert {goal.metric: holds for goal, _, holds in found} == held
+
+
+def test_goals_are_about_scenarios_that_exist() -> None:
+    metrics = {scenario.name: {metric.name for metric in scenario.metrics} for scenario in SCENARIOS}
+
+    assert all(goal.metric in metrics[goal.scenario] for goal in GOALS)
+
+
+@pytest.mark.parametrize("scenario", ["push-large", "pull-large", "push-small"])
+def test_a_short_run_measures_every_registry(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tool_or_skip(V3)
+
+    code = main(["--only", scenario, "--rounds", "1", "--mebibytes", "4", "--json"])
+
+    printed = json.loads(capsys.readouterr().out)
+    measured = printed["figures"][scenario]
+    assert {SUBJECT, BASELINE} <= set(measured)
+    assert all(
+        rounds and all(figure > 0 for name, figure in rounds[0].items() if name in {"wall", "rate"})
+        for rounds in measured.values()
+    )
+    assert code == (0 if all(goal["holds"] for goal in printed["goals"]) else 1)
+
+
+def test_the_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    for word in ("--only", "--rounds", "--json", *(scenario.name for scenario in SCENARIOS)):
+        assert word in shown
