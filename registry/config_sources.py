@@ -1,8 +1,8 @@
 """Where settings come from: the command line, the environment, one TOML file, the defaults; in this order."""
 
 import difflib
-import re
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
