@@ -1,0 +1,1 @@
+"""Pierhead measured against other registries on the same machine, in turns, as ratios."""

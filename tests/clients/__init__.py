@@ -1,0 +1,1 @@
+"""Pierhead as real clients meet it."""
