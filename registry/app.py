@@ -17,6 +17,7 @@ from registry.api.requests import Request
 from registry.api.responses import Response
 from registry.api.routes import Router, parse_path, routes
 from registry.api.uploads import UploadEndpoints
+from registry.asgi import AnswerBroken
 from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.config import Settings
@@ -31,6 +32,7 @@ from registry.uploads import UploadLimits, Uploads
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
+from storage.errors import Corrupt
 from storage.filesystem import FileSystemDriver
 from storage.layout import check_layout, is_unadopted
 from storage.manifests import ManifestStore
@@ -88,7 +90,10 @@ class Registry:
             response = render(error, method=scope["method"], path=_path(scope), client=client)
         if scope["method"] == "HEAD":
             response = await response.without_body()
-        await response.send(send)
+        try:
+            await response.send(send)
+        except Corrupt as error:
+            raise AnswerBroken from error
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         path = _path(scope)

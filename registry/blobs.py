@@ -39,16 +39,16 @@ class Blobs:
         """
         if not self._delete:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
+        seen: set[Digest] = set()
         try:
-            canonical = await self._store.resolve(repository, digest)
-        except Corrupt:
+            canonical = await self._resolve(repository, digest)
+            if canonical is not None:
+                await self._refuse_if_referenced(repository, digest, seen)
             await self._store.unlink(repository, digest)
-            return
         except NotFound as error:
             raise _unknown(error) from error
-        seen: set[Digest] = set()
-        await self._refuse_if_referenced(repository, digest, seen)
-        await self._store.unlink(repository, digest)
+        if canonical is None:
+            return
         # A manifest may have been pushed since. Both sides act before they look: either its push finds the blob
         # gone and withdraws, or this look finds the manifest and puts the link back.
         try:
@@ -56,6 +56,13 @@ class Blobs:
         except Unsupported:
             await self._store.link(repository, digest, canonical=canonical)
             raise
+
+    async def _resolve(self, repository: RepositoryName, digest: Digest) -> Digest | None:
+        """The digest that the bytes lie under, None if the link is damaged. Raises NotFound."""
+        try:
+            return await self._store.resolve(repository, digest)
+        except Corrupt:
+            return None  # what is damaged can still be deleted
 
     async def _refuse_if_referenced(self, repository: RepositoryName, digest: Digest, seen: set[Digest]) -> None:
         referrer = await self._references.find(repository, digest, seen=seen)

@@ -1,5 +1,6 @@
 """Manifests as clients see them: parsed, checked against what the repository holds, recorded, read back."""
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from registry.errors import (
     ManifestBlobUnknown,
     ManifestInvalid,
     ManifestUnknown,
-    Unavailable,
     Unsupported,
 )
 from registry.names import Reference, RepositoryName, Tag
@@ -20,12 +20,11 @@ from registry.strict_json import parse_object
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
-from storage.errors import Corrupt, NotFound
+from storage.errors import AlreadyExists, Corrupt, NotFound
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.tags import TagStore
 
-PUSH_ATTEMPTS_MAX = 5
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
@@ -121,17 +120,15 @@ class Manifests:
             for tag in wanted:
                 allow(await self._stores.tags.current(repository, tag))
         await self._require(repository, document)
-        for _attempt in range(PUSH_ATTEMPTS_MAX):
-            await self._record(repository, digest, document, body)
-            for tag in wanted:
-                await self._stores.tags.set(repository, tag, digest, allow=allow or _anything)
-            # A deletion of the manifest may have come between: it takes the tags that it sees, and this push
-            # looks whether the manifest is still there. One of the two sees the other.
-            if await self._stores.manifests.exists(repository, digest):
-                subject = document.subject.digest if document.subject else None
-                return Pushed(digest, subject, None if document.is_named else UNNAMED)
-            allow = None  # it has been asked, and would now be asked about this push's own tag
-        raise Unavailable("the manifest is being deleted again and again: push it later")
+        await self._record(repository, digest, document, body)
+        for tag in wanted:
+            await self._stores.tags.set(repository, tag, digest, allow=allow or _anything)
+        # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
+        # whether the manifest is still there. One of the two sees the other, and it is as if the deletion had come
+        # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.)
+        await self._untag_if_gone(repository, digest)
+        subject = document.subject.digest if document.subject else None
+        return Pushed(digest, subject, None if document.is_named else UNNAMED)
 
     async def delete(self, repository: RepositoryName, reference: Reference) -> None:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
@@ -160,17 +157,41 @@ class Manifests:
         await stores.manifests.unlink(repository, digest)
         if subject is not None:
             await stores.referrers.delete(repository, subject, digest)
-        if not await stores.manifests.exists(repository, digest):
-            await self._untag(repository, digest)  # what a push has set since, see put
+            await self._list_again(repository, subject, digest)
+        await self._untag_if_gone(repository, digest)  # what a push has set since, see put
 
-    async def _untag(self, repository: RepositoryName, digest: Digest) -> None:
-        tags = self._stores.tags
+    async def _list_again(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
+        """Undo the deletion of a referrer whose manifest was pushed again since: that push has found it listed."""
+        try:
+            manifest = await self.get(repository, digest)
+            document = parse_manifest(manifest.body, manifest.media_type, opaque_types=self._opaque_types)
+        except (ManifestUnknown, ValueError):
+            return
+        await self._stores.referrers.put(repository, subject, describe(digest, document, size=len(manifest.body)))
+        if not await self._stores.manifests.exists(repository, digest):
+            await self._stores.referrers.delete(repository, subject, digest)
+
+    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest) -> None:
+        if await self._stores.manifests.exists(repository, digest):
+            return
+        taken = await self._untag(repository, digest)
+        if taken and await self._stores.manifests.exists(repository, digest):
+            # Pushed again since: these may be the tags of that push, which has found its manifest there.
+            for tag in taken:
+                with contextlib.suppress(AlreadyExists):
+                    await self._stores.tags.set(repository, tag, digest, allow=_nothing)
+
+    async def _untag(self, repository: RepositoryName, digest: Digest) -> list[str]:
+        """Delete the tags that point at a manifest, and tell which they were."""
+        tags, taken = self._stores.tags, []
         async for tag in tags.iterate(repository):
             try:
                 if await tags.get(repository, tag) == digest:
                     await tags.delete(repository, tag, only=digest)
+                    taken.append(tag)
             except NotFound:
                 continue  # damaged, deleted or moved since: not ours to take
+        return taken
 
     async def _record(self, repository: RepositoryName, digest: Digest, document: Document, body: bytes) -> None:
         # In the order of docs/reference/storage-format.md: a crash between any two leaves garbage, never a lie.
@@ -188,9 +209,14 @@ class Manifests:
             # A blob may have been deleted since it was looked up, see Blobs.delete.
             await self._require(repository, document)
         except ManifestBlobUnknown:
-            if is_new:
+            if not is_new:
+                raise
+            with contextlib.suppress(NotFound):
                 await stores.manifests.unlink(repository, digest)
-            raise
+            # Another push may have brought the blob, and found both it and the manifest before this took the
+            # manifest away: what is acknowledged comes back.
+            await self._require(repository, document)
+            await stores.manifests.link(repository, digest, canonical=canonical)
         await stores.catalog.add(repository)
 
     async def _require(self, repository: RepositoryName, document: Document) -> None:
@@ -288,6 +314,12 @@ def _subject(body: bytes) -> Digest | None:
 
 def _anything(_current: Digest | None) -> None:
     """Refuse nothing."""
+
+
+def _nothing(current: Digest | None) -> None:
+    """Refuse to move a tag that points anywhere."""
+    if current is not None:
+        raise AlreadyExists("the tag has been set meanwhile")
 
 
 def _is_header_text(text: str) -> bool:

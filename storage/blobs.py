@@ -1,6 +1,8 @@
 """Blobs: bytes stored once under their digest, and readable only where a repository links to them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -9,11 +11,13 @@ from storage import keys
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
 from storage.errors import Corrupt, NotFound, StorageError, StorageRefused
-from storage.links import link_text, read_link
+from storage.links import delete_link, link_text, read_link
 
 EMPTY = Digest.of(b"")
 MARKER_BYTES_MAX = 256
 SOURCE_BYTES_MAX = 512
+VERIFIED_SECONDS = 600.0
+VERIFIED_MAX = 4096
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +30,7 @@ class Blob:
     canonical: Digest
     link: str
     reader: Reader
+    verified: "VerifiedCopies"
     condemn: Callable[[Digest, Stat], Awaitable[None]]
 
     @property
@@ -41,15 +46,24 @@ class Blob:
         """Yield the whole blob, holding the last piece back until everything has hashed to the digest.
 
         Raises Corrupt before that last piece, so that a reader who counts bytes never takes damaged ones
-        for whole.
+        for whole. A copy that was verified a short while ago, and is untouched since, is not hashed again.
         """
+        copy = (self.reader.identity, self.digest)
+        if self.verified.has(copy):
+            async for piece in self.reader.pieces(0, self.reader.size):
+                yield piece
+            return
         running = {expected: RunningHash(expected.algorithm) for expected in (self.canonical, self.digest)}
+
+        def observe(pieces: Sequence[bytes]) -> None:
+            for each in running.values():
+                for piece in pieces:
+                    each.update(piece)
+
         held: bytes | None = None
-        async for piece in self.reader.pieces(0, self.reader.size):
+        async for piece in self.reader.pieces(0, self.reader.size, observe):
             if held is not None:
                 yield held
-            for each in running.values():
-                each.update(piece)
             held = piece
         if running[self.canonical].digest() != self.canonical:
             await self.condemn(self.canonical, Stat(self.reader.size, self.reader.modified))
@@ -57,12 +71,36 @@ class Blob:
         if running[self.digest].digest() != self.digest:
             log.error("damaged link", key=self.link, reason="it leads to another blob", remedy="push the blob again")
             raise Corrupt("the link leads to another blob", key=self.link)
+        self.verified.add(copy)
         if held is not None:
             yield held
 
     async def close(self) -> None:
         """Let go of the bytes."""
         await self.reader.close()
+
+
+class VerifiedCopies:
+    """Which stored copies this process has hashed within the last VERIFIED_SECONDS, by identity and digest.
+
+    An identity changes with every write to a file, whoever makes it. What a disk changes by itself is found out
+    when the time is over.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until: OrderedDict[tuple[str, Digest], float] = OrderedDict()
+
+    def has(self, copy: tuple[str, Digest]) -> bool:
+        """Tell whether the copy was verified and is taken at its word for now."""
+        return self._until.get(copy, 0.0) > self._clock()
+
+    def add(self, copy: tuple[str, Digest]) -> None:
+        """Take note of a copy that was just verified."""
+        self._until.pop(copy, None)
+        self._until[copy] = self._clock() + VERIFIED_SECONDS
+        if len(self._until) > VERIFIED_MAX:
+            self._until.popitem(last=False)
 
 
 class BlobStore:
@@ -74,6 +112,7 @@ class BlobStore:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._verified = VerifiedCopies()
 
     async def stat(self, repository: str, digest: Digest) -> Stat:
         """Tell size and time of a blob that the repository links to. Raises NotFound."""
@@ -107,7 +146,7 @@ class BlobStore:
         except BaseException:
             await reader.close()
             raise
-        return Blob(digest, canonical, keys.layer_link(repository, digest), reader, self.condemn)
+        return Blob(digest, canonical, keys.layer_link(repository, digest), reader, self._verified, self.condemn)
 
     async def check(self, repository: str, digest: Digest) -> bool:
         """Read a blob and tell whether it is there and hashes to its digest."""
@@ -176,8 +215,8 @@ class BlobStore:
         await self._driver.put(keys.blob_source(digest), repository.encode("ascii"), durable=False)
 
     async def unlink(self, repository: str, digest: Digest) -> None:
-        """Take the blob from the repository; its bytes stay for whoever else links to them."""
-        await self._driver.delete(keys.layer_link(repository, digest))
+        """Take the blob from the repository; its bytes stay for whoever else links to them. Raises NotFound."""
+        await delete_link(self._driver, keys.layer_link(repository, digest))
 
     async def resolve(self, repository: str, digest: Digest) -> Digest:
         """The digest that the bytes of a blob of this repository lie under. Raises NotFound."""

@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+Observer = Callable[[Sequence[bytes]], None]
+"""Looks at bytes in the thread that moves them."""
+
 PIECE_BYTES = 1 << 20
 """The size in which large objects are read: one thread hop each."""
 
@@ -77,9 +80,10 @@ class Reader(Protocol):
     identity: str
     """Equal for two readers only if they read the same bytes from the same place, unmodified between."""
 
-    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES.
 
+        `observe([piece])` is called for each in the thread that reads it, before it is yielded and in order.
         Raises Corrupt if the object ends before that, StorageUnavailable if it can't be read.
         """
         ...
@@ -95,7 +99,7 @@ class StagedWriter(Protocol):
     size: int
     """Bytes kept so far: where the next write goes."""
 
-    async def write(self, pieces: Sequence[bytes], observe: Callable[[Sequence[bytes]], None] | None = None) -> None:
+    async def write(self, pieces: Sequence[bytes], observe: Observer | None = None) -> None:
         """Append the pieces, calling `observe(pieces)` in the thread that writes them.
 
         On failure `size` is what is really kept. Raises StorageFull and its kin; NotFound if the staged
@@ -111,7 +115,7 @@ class StagedWriter(Protocol):
         """Return only when the bytes so far, and the way to them, survive a power cut."""
         ...
 
-    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Read back what was staged, as Reader.pieces does."""
         ...
 

@@ -4,7 +4,7 @@ import structlog
 
 from storage.digest import Digest
 from storage.drivers import Driver
-from storage.errors import Corrupt, StorageRefused
+from storage.errors import Corrupt, NotFound, StorageRefused, VersionMismatch
 
 LINK_BYTES_MAX = 256
 
@@ -29,6 +29,17 @@ async def read_link_version(driver: Driver, key: str) -> tuple[Digest, str]:
     except (ValueError, Corrupt, StorageRefused) as error:
         log.error("damaged link", key=key, reason=str(error), remedy="push the object again")
         raise Corrupt("the link is damaged or unreadable", key=key) from error
+
+
+async def delete_link(driver: Driver, key: str) -> None:
+    """Delete a link, a damaged one as well. Raises NotFound: of several who delete it at once, one does."""
+    try:
+        _digest, version = await read_link_version(driver, key)
+        await driver.delete_version(key, version=version)
+    except Corrupt:
+        await driver.delete(key)
+    except VersionMismatch as error:
+        raise NotFound("the link was deleted meanwhile", key=key) from error
 
 
 def link_text(digest: Digest) -> bytes:

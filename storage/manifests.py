@@ -8,7 +8,7 @@ from storage import keys
 from storage.digest import SHA256, Digest
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused
-from storage.links import link_text, read_link
+from storage.links import delete_link, link_text, read_link
 
 MEDIA_TYPE_BYTES_MAX = 1024
 STORED_BYTES_MAX = 64 << 20
@@ -113,8 +113,8 @@ class ManifestStore:
         return text
 
     async def unlink(self, repository: str, digest: Digest) -> None:
-        """Take the manifest from the repository; its bytes stay for whoever else links to them."""
-        await self._driver.delete(keys.revision_link(repository, digest))
+        """Take the manifest from the repository; its bytes stay for whoever else links to them. Raises NotFound."""
+        await delete_link(self._driver, keys.revision_link(repository, digest))
         await self._driver.delete(keys.media_type(repository, digest))
 
     async def list(self, repository: str, *, after: Digest | None = None, limit: int) -> list[Digest]:

@@ -5,10 +5,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from storage.drivers import PIECE_BYTES, Capabilities, Entry, Page, SmallObject, Stat, check_key
+from storage.drivers import PIECE_BYTES, Capabilities, Entry, Observer, Page, SmallObject, Stat, check_key
 from storage.errors import AlreadyExists, Busy, Corrupt, NotFound, VersionMismatch
-
-Observer = Callable[[Sequence[bytes]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +159,9 @@ class MemoryReader:
         self._key = key
         self._body = body
 
-    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES."""
-        return _pieces(self._key, self._body, start, length)
+        return _pieces(self._key, self._body, start, length, observe)
 
     async def close(self) -> None:
         """Nothing to let go of."""
@@ -199,9 +197,9 @@ class MemoryWriter:
         """Raise NotFound if the staged object was discarded."""
         self._held()
 
-    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Read back what was staged."""
-        return _pieces(self._key, bytes(self._held().body), start, length)
+        return _pieces(self._key, bytes(self._held().body), start, length, observe)
 
     async def commit(self, key: str) -> None:
         """Make the staged bytes the object at `key`, and close the writer."""
@@ -226,10 +224,12 @@ def _entry(key: str, prefix: str, *, fold: bool) -> Entry:
     return Entry(f"{prefix}{name}/", is_prefix=True) if fold and slash else Entry(key)
 
 
-async def _pieces(key: str, body: bytes, start: int, length: int) -> AsyncIterator[bytes]:
+async def _pieces(key: str, body: bytes, start: int, length: int, observe: Observer | None) -> AsyncIterator[bytes]:
     end = start + length
     while start < min(end, len(body)):
         piece = body[start : min(start + PIECE_BYTES, end)]
+        if observe is not None:
+            observe([piece])
         yield piece
         start += len(piece)
     if start < end:

@@ -47,7 +47,19 @@ class TagStore:
         `allow` is asked with what the tag points at (None: nothing) and may raise to refuse; question and
         change are one step, for the change fails if the tag has moved since.
         """
-        await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
+        index = keys.tag_index_link(repository, tag, digest)
+        await self._driver.put(index, link_text(digest))
+        before = await self._swap(repository, tag, digest, allow)
+        try:
+            await self._driver.stat(index)
+        except NotFound:
+            # The tag was being deleted, and its index with it: see _forget, which looks again as well.
+            await self._driver.put(index, link_text(digest))
+        return before
+
+    async def _swap(
+        self, repository: str, tag: str, digest: Digest, allow: Callable[[Digest | None], None]
+    ) -> Digest | None:
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
             try:
@@ -149,7 +161,10 @@ class TagStore:
             for entry in page.entries:
                 await self._driver.delete(entry.key)
             if not page.more:
-                return
+                break
+        current = await self.current(repository, tag)
+        if current is not None:  # set again since
+            await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
 
 
 def _digest_or_none(current: SmallObject | None) -> Digest | None:

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from registry.asgi import PIECES
 from registry.names import RepositoryName
 from registry.query import Query
-
-PIECES = "pierhead.pieces"
-"""The ASGI extension by which our HTTP protocol hands over body pieces without joining them."""
 
 
 @dataclass(slots=True)

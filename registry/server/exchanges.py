@@ -8,11 +8,9 @@ from urllib.parse import unquote
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
+from registry.asgi import PIECES
 from registry.server.framing import Head, body_of
 from registry.server.refusals import STATUS_LINES
-
-PIECES = "pierhead.pieces"
-"""The ASGI extension that hands over body pieces as they came: `async () -> (list of bytes, more)`."""
 
 BATCH_BYTES = 1 << 20
 """A batch of body pieces that is worth a thread hop; above it the socket is no longer read."""

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
+from registry.asgi import AnswerBroken
 from registry.server import refusals
 from registry.server.exchanges import DROPPED_BYTES_MAX, Exchange
 from registry.server.framing import END_OF_HEAD, Refused, check_partial_head, parse_head
@@ -265,6 +266,9 @@ class Connection(asyncio.BufferedProtocol):
             await self._serving.app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             pass
+        except AnswerBroken:
+            self.refuse(refusals.FAILED)
+            return
         except Exception:
             log.exception("the application failed", method=exchange.head.method)
         if exchange.answered or exchange.gone:

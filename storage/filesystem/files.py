@@ -1,12 +1,13 @@
 """Files read: small ones at once, large ones piece by piece."""
 
+import asyncio
 import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
 from typing import ParamSpec, TypeVar
 
-from storage.drivers import PIECE_BYTES, Stat
+from storage.drivers import PIECE_BYTES, Observer, Stat
 from storage.errors import Corrupt, NotFound
 from storage.filesystem.failures import reading_failed
 from storage.filesystem.threads import Threads
@@ -107,22 +108,46 @@ class Descriptor:
             if not self._users:
                 os.close(self._number)
 
-    async def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
-        """Yield exactly `length` bytes from offset `start`, as Reader.pieces says."""
+    async def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
+        """Yield exactly `length` bytes from offset `start`, as Reader.pieces says.
+
+        One piece is read ahead: the disk and the hash work while the piece before is sent.
+        """
         end = start + length
-        while start < end:
-            wanted = min(PIECE_BYTES, end - start)
-            try:
-                if length <= IN_LOOP_BYTES_MAX:
-                    piece = os.pread(self.number, wanted, start)
-                else:
-                    piece = await self.run(os.pread, self.number, wanted, start)
-            except OSError as error:
-                raise reading_failed(error, self.key) from error
-            if not piece:
-                raise Corrupt(f"the object ends {end - start} bytes early", key=self.key)
-            yield piece
-            start += len(piece)
+        if length <= IN_LOOP_BYTES_MAX:
+            while start < end:
+                piece = self._read(self.number, start, end, observe)
+                yield piece
+                start += len(piece)
+            return
+        reading = self._read_ahead(start, end, observe)
+        try:
+            while reading is not None:
+                piece = await reading
+                start += len(piece)
+                reading = self._read_ahead(start, end, observe)
+                yield piece
+        finally:
+            if reading is not None:
+                reading.cancel()
+                # Its failure is nobody's any more; that it has ended matters.
+                await asyncio.wait([reading])
+
+    def _read_ahead(self, start: int, end: int, observe: Observer | None) -> asyncio.Task[bytes] | None:
+        if start >= end:
+            return None
+        return asyncio.get_running_loop().create_task(self.run(self._read, self.number, start, end, observe))
+
+    def _read(self, number: int, start: int, end: int, observe: Observer | None) -> bytes:
+        try:
+            piece = os.pread(number, min(PIECE_BYTES, end - start), start)
+        except OSError as error:
+            raise reading_failed(error, self.key) from error
+        if not piece:
+            raise Corrupt(f"the object ends {end - start} bytes early", key=self.key)
+        if observe is not None:
+            observe([piece])
+        return piece
 
 
 class FileReader:
@@ -138,9 +163,9 @@ class FileReader:
         if found.st_size > PIECE_BYTES:
             os.posix_fadvise(descriptor.number, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
-    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES."""
-        return self._descriptor.pieces(start, length)
+        return self._descriptor.pieces(start, length, observe)
 
     async def close(self) -> None:
         """Let go of the file."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from storage.drivers import PIECE_BYTES
+from storage.drivers import PIECE_BYTES, Observer
 from storage.errors import Busy, Corrupt, NotFound, StorageUnavailable
 from storage.filesystem.failures import reading_failed, writing_failed
 from storage.filesystem.files import Descriptor
@@ -25,7 +25,6 @@ BUFFERS_MAX = 1024  # IOV_MAX of Linux
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Observer = Callable[[Sequence[bytes]], None]
 
 
 def open_staged(files: ObjectFiles, threads: Threads, key: str) -> "StagedFile":
@@ -96,9 +95,9 @@ class StagedFile:
         """Make the bytes so far durable, and the way to them. Raises NotFound if they were discarded."""
         await self._in_thread(StagedFile._flush)
 
-    def pieces(self, start: int, length: int) -> AsyncIterator[bytes]:
+    def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Read back what was staged."""
-        return self._descriptor.pieces(start, length)
+        return self._descriptor.pieces(start, length, observe)
 
     async def commit(self, key: str) -> None:
         """Make the file the object at `key`, durably, and close the writer."""

@@ -25,17 +25,22 @@ class Answer:
 class Client:
     """One connection at a time."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, *, reconnect_after: int = RECONNECT_AFTER) -> None:
         self._connection = http.client.HTTPConnection(address, timeout=60)
+        self._reconnect_after = reconnect_after
         self._count = 0
+
+    @property
+    def port(self) -> int:
+        """Our end of the connection; 0 if there is none at the moment."""
+        return 0 if self._connection.sock is None else int(self._connection.sock.getsockname()[1])
 
     def send(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """Send a request and read the answer whole."""
         self._count += 1
-        if self._count % RECONNECT_AFTER == 0:
+        if self._reconnect_after and self._count % self._reconnect_after == 0:
             self._connection.close()
         self._connection.request(method, path, body, dict(headers or {}))
         response = self._connection.getresponse()

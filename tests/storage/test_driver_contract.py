@@ -755,3 +755,31 @@ class TestCapabilities:
         second = await open_store()
 
         assert await read(second, "k") == b"1"
+
+
+async def test_every_piece_read_is_shown_to_the_observer_before_it_is_given_out(driver: Driver) -> None:
+    body = bytes(range(256)) * (5 * PIECE_BYTES // 512)
+    await driver.put("big", body)
+    reader = await driver.open("big")
+    seen: list[bytes] = []
+    given: list[bytes] = []
+
+    async for piece in reader.pieces(10, len(body) - 20, seen.extend):
+        given.append(piece)
+        assert seen[: len(given)] == given
+    await reader.close()
+
+    assert b"".join(given) == body[10:-10]
+    assert seen == given
+
+
+async def test_a_reader_may_be_left_in_the_middle_and_closed(driver: Driver) -> None:
+    await driver.put("big", bytes(4 * PIECE_BYTES))
+    reader = await driver.open("big")
+    pieces = reader.pieces(0, reader.size)
+
+    first = await anext(pieces)
+    await pieces.aclose()  # type: ignore[attr-defined]  # it is a generator in every driver
+    await reader.close()
+
+    assert first == bytes(len(first))

@@ -1,0 +1,121 @@
+"""The rules of one registry over a store in memory, and pushes in one line."""
+
+import itertools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+
+from registry.blobs import Blobs
+from registry.catalog import Catalog
+from registry.manifests import Manifests, ManifestStores, Pushed
+from registry.names import Reference, RepositoryName, Tag
+from registry.references import References
+from registry.referrers import Referrers
+from registry.tags import Tags
+from registry.uploads import Body, UploadLimits, Uploads
+from storage.blobs import BlobStore
+from storage.catalog import CatalogStore
+from storage.digest import Digest
+from storage.manifests import ManifestStore
+from storage.memory import MemoryDriver
+from storage.referrers import ReferrerStore
+from storage.tags import TagStore
+from storage.uploads import UploadStore
+from tests.registry.images import CONFIG, LAYER, encode
+from tests.stores import Clock, joined
+
+REPOSITORY = RepositoryName("team/app")
+OTHER = RepositoryName("team/other")
+LATEST = Tag("latest")
+LIMITS = UploadLimits(uploads_max=10)
+
+_ids = itertools.count()
+
+
+class Services:
+    """Everything below the edge; several of them on one driver are several workers."""
+
+    def __init__(
+        self,
+        driver: MemoryDriver | None = None,
+        *,
+        clock: Clock | None = None,
+        limits: UploadLimits = LIMITS,
+        delete: bool = True,
+        sparse: bool = False,
+        opaque_types: Sequence[str] = (),
+    ) -> None:
+        self.driver = driver or MemoryDriver()
+        self.blob_store, self.manifest_store = BlobStore(self.driver), ManifestStore(self.driver)
+        self.tag_store, self.catalog_store = TagStore(self.driver), CatalogStore(self.driver)
+        self.upload_store = UploadStore(self.driver, clock=clock or Clock())
+        referrers = ReferrerStore(self.driver)
+        self.uploads = Uploads(
+            self.upload_store,
+            self.blob_store,
+            self.catalog_store,
+            limits=limits,
+            new_id=lambda: f"upload-{next(_ids)}",
+        )
+        self.manifests = Manifests(
+            ManifestStores(self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store),
+            opaque_types=opaque_types,
+            sparse=sparse,
+            delete=delete,
+        )
+        self.references = References(self.manifest_store)
+        self.blobs = Blobs(self.blob_store, self.references, delete=delete)
+        self.tags = Tags(self.tag_store, self.manifest_store, self.catalog_store)
+        self.referrers = Referrers(referrers, self.manifest_store)
+        self.catalog = Catalog(self.catalog_store)
+
+    async def push_blob(self, content: bytes, *, repository: RepositoryName = REPOSITORY) -> Digest:
+        """Push a blob in one request."""
+        digest = Digest.of(content)
+        await self.uploads.put(repository, digest, body(content))
+        return digest
+
+    async def push(
+        self,
+        document: Mapping[str, object],
+        reference: Reference = LATEST,
+        *,
+        repository: RepositoryName = REPOSITORY,
+        media_type: str | None = None,
+        tags: Sequence[Tag] = (),
+    ) -> Pushed:
+        """Push a manifest and, before it, the blobs of the images of this package."""
+        for content in (CONFIG, LAYER):
+            if not await self.blob_store.exists(repository, Digest.of(content)):
+                await self.push_blob(content, repository=repository)
+        return await self.manifests.put(repository, reference, encode(document), media_type=media_type, tags=tags)
+
+    async def read_blob(self, digest: Digest, *, repository: RepositoryName = REPOSITORY) -> bytes:
+        """Read a blob, verified."""
+        blob = await self.blobs.open(repository, digest)
+        try:
+            return await joined(blob.verified_pieces())
+        finally:
+            await blob.close()
+
+
+def body(*pieces: bytes, start: int | None = None, length: int | None = None, chunked: bool = True) -> Body:
+    """Make a body of pieces that come one by one; with `start` it has a Content-Range, of `length` bytes if given."""
+
+    async def batches() -> AsyncIterator[Sequence[bytes]]:
+        for piece in pieces:
+            yield [piece]
+
+    total = sum(map(len, pieces))
+    made = Body(batches(), None if chunked else total)
+    return made if start is None else replace(made, start=start, range_length=total if length is None else length)
+
+
+def broken(*pieces: bytes, error: BaseException, start: int | None = None, length: int | None = None) -> Body:
+    """Make a body that breaks off after its pieces."""
+
+    async def batches() -> AsyncIterator[Sequence[bytes]]:
+        for piece in pieces:
+            yield [piece]
+        raise error
+
+    return Body(batches(), None, start, length)

@@ -1,0 +1,55 @@
+"""Keys that are found in a listing are read as what they were written for."""
+
+import pytest
+
+from storage import keys
+from storage.digest import Digest
+from storage.places import Kind, Place, is_object, read_key
+
+NAME = "team/app-1/x"
+DIGEST = Digest.of(b"one")
+OTHER = Digest.of(b"two", "sha512")
+
+PLACES = [
+    Place(keys.blob(DIGEST), Kind.BLOB, digest=DIGEST),
+    Place(keys.layer_link(NAME, OTHER), Kind.LAYER, NAME, digest=OTHER),
+    Place(keys.revision_link(NAME, DIGEST), Kind.REVISION, NAME, digest=DIGEST),
+    Place(keys.tag_link(NAME, "_1.0"), Kind.TAG, NAME, "_1.0"),
+    Place(keys.tag_index_link(NAME, "1.0", OTHER), Kind.TAG_INDEX, NAME, "1.0", OTHER),
+    Place(keys.upload_bytes(NAME, "a1"), Kind.UPLOAD_BYTES, NAME, "a1"),
+    Place(keys.upload_started(NAME, "a1"), Kind.UPLOAD_STARTED, NAME, "a1"),
+    Place(keys.upload_record("a1"), Kind.UPLOAD_RECORD, name="a1"),
+    Place(keys.catalog_entry(NAME), Kind.CATALOG, NAME),
+    Place(keys.media_type(NAME, DIGEST), Kind.MEDIA_TYPE, NAME, digest=DIGEST),
+    Place(keys.referrer(NAME, OTHER, DIGEST), Kind.REFERRER, NAME, digest=DIGEST, subject=OTHER),
+    Place(keys.damaged(DIGEST), Kind.DAMAGED, digest=DIGEST),
+    Place(keys.blob_source(OTHER), Kind.SOURCE, digest=OTHER),
+    Place(keys.LAYOUT, Kind.LAYOUT),
+    Place(keys.UNADOPTED, Kind.UNADOPTED),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.kind.name)
+def test_what_a_key_was_made_of_is_read_from_it(place: Place) -> None:
+    assert read_key(place.key) == place
+    assert is_object(place.key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        keys.blob(DIGEST).replace("/data", "/other"),
+        keys.blob(DIGEST).replace(f"/{DIGEST.hex[:2]}/", "/zz/"),
+        f"{keys.REPOSITORIES}_layers/sha256/{DIGEST.hex}/link",
+        f"{keys.REPOSITORIES}{NAME}",
+        f"{keys.REPOSITORIES}{NAME}/_layers/sha384/{DIGEST.hex}/link",
+        f"{keys.REPOSITORIES}{NAME}/_manifests/tags/v1",
+        f"{keys.REPOSITORIES}{NAME}/_manifests/tags/v1/current",
+        f"{keys.OURS}/catalog/{NAME}",
+        f"{keys.OURS}/something/else",
+        "elsewhere",
+    ],
+)
+def test_what_has_no_place_is_stray(key: str) -> None:
+    assert read_key(key) == Place(key, Kind.STRAY)
+    assert not is_object(key)
