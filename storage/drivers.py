@@ -16,14 +16,18 @@ PIECE_BYTES = 1 << 20
 """The size in which large objects are read: one thread hop each."""
 
 
+_NO_COMPONENTS = frozenset({"", ".", ".."})
+
+
 def check_key(key: str) -> str:
     """Return the key if it is one as Driver says. Raises ValueError: it would name something else."""
-    if not all(part not in {"", ".", ".."} for part in key.split("/")) or "\0" in key:
+    if not _NO_COMPONENTS.isdisjoint(key.split("/")) or "\0" in key:
         raise ValueError(f"no key: {key!r}")
-    try:
-        key.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"no key: {key!r}") from error
+    if not key.isascii():
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"no key: {key!r}") from error
     return key
 
 

@@ -11,7 +11,7 @@ from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, Sto
 from storage.links import LINK_BYTES_MAX, link_text, read_link, read_link_version
 
 SWAP_ATTEMPTS_MAX = 200
-LIST_PAGE = 1000
+LIST_PAGE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
