@@ -5,6 +5,7 @@ before the staged bytes are begun and deleted before they are dropped: bytes wit
 """
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -175,25 +176,33 @@ class UploadStore:
                 return False
             await self._driver.delete(keys.upload_record(upload))
             return True
-        staged_key = keys.upload_bytes(record.repository, upload)
-        try:
-            used = max(record.touched, (await self._driver.stat_staged(staged_key)).modified)
-        except NotFound:
-            used = record.touched
-        if now - used < idle_seconds and now - record.created < lifetime_seconds:
+        if not await self._is_unused(record, idle_seconds, lifetime_seconds):
             return False
         try:
-            writer = await self._driver.open_staged(staged_key)
+            writer = await self._driver.open_staged(keys.upload_bytes(record.repository, upload))
         except Busy:
             return False
         except NotFound:
             await self.cancel(record.repository, upload)
             return True
         try:
+            # Looked at again under the lock: a request may have come and gone since.
+            if not await self._is_unused(await self._read(upload), idle_seconds, lifetime_seconds):
+                return False
             await self.cancel(record.repository, upload)
+        except NotFound:
+            return False  # ended by somebody else meanwhile
         finally:
             await writer.close()
         return True
+
+    async def _is_unused(self, record: UploadRecord, idle_seconds: float, lifetime_seconds: float) -> bool:
+        used = record.touched
+        with contextlib.suppress(NotFound):
+            staged = await self._driver.stat_staged(keys.upload_bytes(record.repository, record.id))
+            used = max(used, staged.modified)
+        now = self._clock()
+        return record.digest is None and (now - used >= idle_seconds or now - record.created >= lifetime_seconds)
 
     async def _read(self, upload: str) -> UploadRecord:
         key = keys.upload_record(upload)
