@@ -182,7 +182,9 @@ class BlobStore:
         The bytes always replace what lies there: a copy that was truncated or has rotted is healed by the
         push, and no reader is disturbed, for it holds the old file open.
         """
-        await writer.commit(keys.blob(canonical))
+        identity = await writer.commit(keys.blob(canonical))
+        for name in (canonical, digest):
+            self._verified.add((identity, name))
         await self.link(repository, digest, canonical=canonical)
 
     async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> None:

@@ -123,10 +123,11 @@ class StagedWriter(Protocol):
         """Read back what was staged, as Reader.pieces does."""
         ...
 
-    async def commit(self, key: str) -> None:
+    async def commit(self, key: str) -> str:
         """Make the staged bytes the object at `key`, replacing what was there, in one durable step.
 
-        The staged object is gone afterwards and the writer closed.
+        The staged object is gone afterwards and the writer closed. Returns the identity that a Reader of the
+        new object has.
         """
         ...
 

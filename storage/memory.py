@@ -155,7 +155,7 @@ class MemoryReader:
     def __init__(self, key: str, body: bytes, modified: float, version: str) -> None:
         self.size = len(body)
         self.modified = modified
-        self.identity = f"{key}@{version}"
+        self.identity = _identity(key, version)
         self._key = key
         self._body = body
 
@@ -201,11 +201,12 @@ class MemoryWriter:
         """Read back what was staged."""
         return _pieces(self._key, bytes(self._held().body), start, length, observe)
 
-    async def commit(self, key: str) -> None:
-        """Make the staged bytes the object at `key`, and close the writer."""
-        self._driver.write(key, bytes(self._held().body))
+    async def commit(self, key: str) -> str:
+        """Make the staged bytes the object at `key`, close the writer, and return the object's identity."""
+        version = self._driver.write(key, bytes(self._held().body))
         self._driver.forget_staged(self._key)
         await self.close()
+        return _identity(key, version)
 
     async def close(self) -> None:
         """Release the staged object to the next writer."""
@@ -222,6 +223,10 @@ class MemoryWriter:
 def _entry(key: str, prefix: str, *, fold: bool) -> Entry:
     name, slash, _rest = key.removeprefix(prefix).partition("/")
     return Entry(f"{prefix}{name}/", is_prefix=True) if fold and slash else Entry(key)
+
+
+def _identity(key: str, version: str) -> str:
+    return f"{key}@{version}"
 
 
 async def _pieces(key: str, body: bytes, start: int, length: int, observe: Observer | None) -> AsyncIterator[bytes]:

@@ -51,6 +51,13 @@ def stat_file(path: str, key: str) -> Stat:
     return Stat(found.st_size, found.st_mtime)
 
 
+def identity_of(found: os.stat_result) -> str:
+    """What changes with every write to a file, and with every file that takes its place."""
+    # The time of the last change of the inode tells apart what a copy with the old time would hide.
+    parts = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+    return "-".join(f"{part:x}" for part in parts)
+
+
 def read_whole(descriptor: int, size: int) -> bytes:
     """Read a file of that size from its start. A shorter result says that it has become shorter."""
     body = os.pread(descriptor, size, 0)
@@ -156,9 +163,7 @@ class FileReader:
     def __init__(self, descriptor: Descriptor, found: os.stat_result) -> None:
         self.size = found.st_size
         self.modified = found.st_mtime
-        # The time of the last change of the inode tells apart what a copy with the old time would hide.
-        parts = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
-        self.identity = "-".join(f"{part:x}" for part in parts)
+        self.identity = identity_of(found)
         self._descriptor = descriptor
         if found.st_size > PIECE_BYTES:
             os.posix_fadvise(descriptor.number, 0, 0, os.POSIX_FADV_SEQUENTIAL)

@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from storage.drivers import PIECE_BYTES, Observer
 from storage.errors import Busy, Corrupt, NotFound, StorageUnavailable
 from storage.filesystem.failures import reading_failed, writing_failed
-from storage.filesystem.files import Descriptor
+from storage.filesystem.files import Descriptor, identity_of
 from storage.filesystem.objects import ObjectFiles, writing
 from storage.filesystem.threads import Threads
 from storage.filesystem.writeback import start_writing
@@ -99,9 +99,9 @@ class StagedFile:
         """Read back what was staged."""
         return self._descriptor.pieces(start, length, observe)
 
-    async def commit(self, key: str) -> None:
-        """Make the file the object at `key`, durably, and close the writer."""
-        await self._in_thread(StagedFile._commit, key)
+    async def commit(self, key: str) -> str:
+        """Make the file the object at `key`, durably, close the writer, and return the object's identity."""
+        return await self._in_thread(StagedFile._commit, key)
 
     async def close(self) -> None:
         """Release the lock and keep the bytes. Safe to call twice, and after commit."""
@@ -156,7 +156,7 @@ class StagedFile:
                 self._name_durable = True
             self._check(number)
 
-    def _commit(self, number: int, key: str) -> None:
+    def _commit(self, number: int, key: str) -> str:
         with writing(self._key):
             self._check(number)
             self._sync_bytes(number)
@@ -165,10 +165,12 @@ class StagedFile:
             with self._files.locks.hold(self._key, key):
                 self._check(number)
                 self._files.place(key, lambda path: Path(self._path).rename(path))
+                identity = identity_of(os.fstat(number))  # as it is after the rename(2), which changes a time
                 # From here on the file is the object: whatever fails below, nothing may be appended to it.
                 self._descriptor.close_now()
             self._files.sync(key)
             self._files.directories.tidy(self._path.rpartition("/")[0])
+        return identity
 
     def _sync_bytes(self, number: int) -> None:
         if self._durable:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.server.sockets import Listener, ListenError, TcpAddress, parse
+from registry.addresses import TcpAddress, parse_address
+from registry.server.sockets import Listener, ListenError
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from registry.server.sockets import Listener, ListenError, TcpAddress, parse
     ],
 )
 def test_an_address_is_parsed(listen: str, address: TcpAddress | Path) -> None:
-    assert parse(listen) == address
+    assert parse_address(listen) == address
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_an_address_is_parsed(listen: str, address: TcpAddress | Path) -> None:
 )
 def test_what_is_no_address_is_refused_in_one_line(listen: str) -> None:
     with pytest.raises(ListenError, match="cannot listen on") as caught:
-        parse(listen)
+        Listener.bind(listen)
 
     assert "\n" not in str(caught.value)
 

@@ -726,7 +726,7 @@ class TestStagedObjects:
             await writer.close()
 
             assert discarded is None
-            if committed is None:
+            if isinstance(committed, str):
                 assert await read_large(driver, f"k{number}") == b"whole"
             else:
                 assert isinstance(committed, NotFound)
@@ -783,3 +783,15 @@ async def test_a_reader_may_be_left_in_the_middle_and_closed(driver: Driver) -> 
     await reader.close()
 
     assert first == bytes(len(first))
+
+
+async def test_a_commit_returns_the_identity_that_a_reader_of_the_object_has(driver: Driver) -> None:
+    await driver.stage("staged")
+    writer = await driver.open_staged("staged")
+    await writer.write([b"bytes"])
+
+    identity = await writer.commit("k")
+
+    reader = await driver.open("k")
+    await reader.close()
+    assert identity == reader.identity
