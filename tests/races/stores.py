@@ -1,6 +1,7 @@
 """What has to be true of a store when nobody is working on it: asked over HTTP, and of the files."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -17,7 +18,10 @@ VERIFY_SECONDS = 300
 def verify(data: Path) -> list[str]:
     """Run `pierhead verify` and the independent reader of the format; a line for each finding worse than a note."""
     command = [sys.executable, "-m", "registry", "verify", "--json", "--data", str(data)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=VERIFY_SECONDS, check=False)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIERHEAD_")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=VERIFY_SECONDS, check=False
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     found = [f"{line['finding']}: {line['key']}" for line in lines if "finding" in line and line["severity"] != "note"]
     if done.returncode and not found:
