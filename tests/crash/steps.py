@@ -77,6 +77,7 @@ def _shape(path: str) -> str:
     path = re.sub(rf"^.*/{STORE}(?=/|$)", ".", path)
     if path.startswith("/"):
         return ".."
+    path = re.sub(r"trial-[0-9a-f]+", "trial-*", path)
     path = re.sub(r"[0-9a-f]{32,}", "*", path)
     path = re.sub(r"(sha256|sha512)/[0-9a-f]{2}(?=/|$)", r"\1/**", path)
     path = re.sub(r"locks/\d\d", "locks/**", path)

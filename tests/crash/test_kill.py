@@ -42,10 +42,21 @@ WRITES = frozenset({"write"})
 CHANGES = frozenset({"create", "write", "truncate", "mkdir", "link", "rename", "unlink", "rmdir", "answer"})
 """What the next server can tell apart: a kernel that lives on keeps what was not fsynced."""
 GARBAGE = frozenset(
-    {"blob-unlinked", "tag-leftover", "type-stale", "referrer-stale", "upload-abandoned", "upload-bytes-gone"}
+    {
+        "blob-unlinked",
+        "referrer-stale",
+        "source-stale",
+        "tag-leftover",
+        "type-stale",
+        "upload-abandoned",
+        "upload-bytes-gone",
+    }
 )
 """What a crash may leave, in the words of `pierhead verify`."""
 SYNCS = frozenset({"sync"})
+KILLS_MIN = 200
+HIT: dict[tuple[str, int, bool], int] = {}
+"""At how many steps servers were killed: by operation, workers, and whether half-way through the step."""
 WITH_SYNCS = (operations.stream, operations.first_manifest, operations.manifest_deletion, operations.cancellation)
 WITH_TWO_WORKERS = (
     operations.stream,
@@ -116,6 +127,14 @@ def test_a_kill_at_any_step_of_the_very_first_push_loses_nothing(launcher: Launc
         assert point[0] in SOMETIMES or attempt(f"killed-{number}", point)[-1].killed
 
 
+def test_servers_were_killed_at_two_hundred_steps_at_least_with_one_worker_and_with_two() -> None:
+    if len(HIT) < 2 * len(OPERATIONS) + len(WITH_TWO_WORKERS):
+        pytest.skip("only when all tests of this file are run, in their order")
+
+    assert sum(HIT.values()) >= KILLS_MIN
+    assert {workers for _operation, workers, _half in HIT} == {1, 2}
+
+
 @dataclass(slots=True)
 class Trial:
     """One data directory in which server after server is killed, each at another step of the same operation."""
@@ -148,6 +167,7 @@ class Trial:
         whole_run = points(self.attempt(operation, None))
         wanted = [point for point in whole_run if point[0].split(" ")[0] in calls and point[0] != LOCK_FILE]
         killed = {point for point in wanted if self.kill_at(operation, point, half=half)}
+        HIT[operation.__name__, self.workers, half] = len(killed)
         missed = {point[0] for point in wanted if point not in killed}
         assert missed <= SOMETIMES, "there was no such step in any later run"
         return killed
