@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -118,6 +119,7 @@ def test_whatever_was_acknowledged_is_so_after_random_work_and_restarts(tmp_path
     assert sum(steps) >= STEPS_PER_SECOND_MIN * WANTED_SECONDS, steps
     assert sum(caller.retries for caller in callers) > 0, "no restart ever met a request"
     assert verify(tmp_path / "data") == []
+    shutil.rmtree(tmp_path / "data")  # after a failure it stays to be looked at
 
 
 def _disturb(running: Restarted, over: threading.Event) -> None:
