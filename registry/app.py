@@ -37,6 +37,7 @@ from storage.filesystem import FileSystemDriver
 from storage.layout import check_layout, is_unadopted
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
+from storage.removals import RemovalStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 
@@ -118,7 +119,10 @@ def build(settings: Settings, driver: Driver | None = None) -> Registry:
     limits = settings.limits
     driver = driver or FileSystemDriver(settings.data)
     blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
-    stores = ManifestStores(manifest_store, blob_store, TagStore(driver), ReferrerStore(driver), catalog_store)
+    removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
+    stores = ManifestStores(
+        manifest_store, blob_store, TagStore(driver), ReferrerStore(driver), catalog_store, removals
+    )
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         blob_store,
@@ -130,7 +134,7 @@ def build(settings: Settings, driver: Driver | None = None) -> Registry:
             limits.upload_lifetime_seconds,
             limits.upload_ended_seconds,
         ),
-        new_id=lambda: secrets.token_hex(16),
+        new_id=_new_id,
     )
     manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
     table = routes(
@@ -139,12 +143,17 @@ def build(settings: Settings, driver: Driver | None = None) -> Registry:
             Referrers(stores.referrers, manifest_store),
             Catalog(catalog_store),
         ),
-        BlobEndpoints(Blobs(blob_store, References(manifest_store), delete=settings.delete)),
+        BlobEndpoints(Blobs(blob_store, removals, References(manifest_store), delete=settings.delete)),
         UploadEndpoints(uploads, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(manifests, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max),
     )
-    janitor = Janitor(uploads.expire, sweep_seconds=limits.sweep_seconds)
+    sweeps = {"uploads": uploads.expire, "removals": removals.expire}
+    janitor = Janitor(sweeps, sweep_seconds=limits.sweep_seconds)
     return Registry(driver, Router(table), janitor, prefix=settings.prefix, is_trusted=settings.trusts)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)
 
 
 def _path(scope: Scope) -> str:

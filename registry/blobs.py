@@ -7,13 +7,15 @@ from storage.blobs import Blob, BlobStore
 from storage.digest import Digest
 from storage.drivers import Stat
 from storage.errors import Corrupt, NotFound
+from storage.removals import RemovalStore
 
 
 class Blobs:
     """A blob is visible in a repository only through that repository's link to it."""
 
-    def __init__(self, store: BlobStore, references: References, *, delete: bool) -> None:
+    def __init__(self, store: BlobStore, removals: RemovalStore, references: References, *, delete: bool) -> None:
         self._store = store
+        self._removals = removals
         self._references = references
         self._delete = delete
 
@@ -41,28 +43,26 @@ class Blobs:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
         seen: set[Digest] = set()
         try:
-            canonical = await self._resolve(repository, digest)
-            if canonical is not None:
+            if await self._is_damaged(repository, digest):
+                await self._store.unlink(repository, digest)  # no manifest can be pulled with it anyway
+                return
+            await self._refuse_if_referenced(repository, digest, seen)
+            async with self._removals.of_blob(repository, digest) as removal:
+                # A manifest may have been pushed since. Either its push finds this announcement, and waits, or
+                # this look finds the manifest. Those that were read above are not read again, so it is short.
                 await self._refuse_if_referenced(repository, digest, seen)
-            await self._store.unlink(repository, digest)
+                removal.check_time()
+                await self._store.unlink(repository, digest)
         except NotFound as error:
             raise _unknown(error) from error
-        if canonical is None:
-            return
-        # A manifest may have been pushed since. Both sides act before they look: either its push finds the blob
-        # gone and withdraws, or this look finds the manifest and puts the link back.
-        try:
-            await self._refuse_if_referenced(repository, digest, seen)
-        except Unsupported:
-            await self._store.link(repository, digest, canonical=canonical)
-            raise
 
-    async def _resolve(self, repository: RepositoryName, digest: Digest) -> Digest | None:
-        """The digest that the bytes lie under, None if the link is damaged. Raises NotFound."""
+    async def _is_damaged(self, repository: RepositoryName, digest: Digest) -> bool:
+        """Whether the link leads nowhere. Raises NotFound if there is none."""
         try:
-            return await self._store.resolve(repository, digest)
+            await self._store.resolve(repository, digest)
         except Corrupt:
-            return None  # what is damaged can still be deleted
+            return True
+        return False
 
     async def _refuse_if_referenced(self, repository: RepositoryName, digest: Digest, seen: set[Digest]) -> None:
         referrer = await self._references.find(repository, digest, seen=seen)

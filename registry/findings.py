@@ -54,7 +54,11 @@ class Problem(Enum):
     UNWRITABLE = (Severity.ERROR, "the directory may not be written to: pushes into it fail", OWNER)
     UPLOAD_ABANDONED = (Severity.NOTE, "an upload that no session of Pierhead belongs to", "remove its directory")
     UPLOAD_DAMAGED = (Severity.WARNING, "the record of the upload can't be read", "remove it; the client starts over")
-    UPLOAD_BYTES_GONE = (Severity.WARNING, "the upload has a record but no bytes", "nothing: it is dropped when idle")
+    UPLOAD_BYTES_GONE = (
+        Severity.NOTE,
+        "the upload has ended, or has lost its bytes",
+        "nothing: it is dropped when idle",
+    )
     UPLOAD_SHORT = (Severity.NOTE, "the upload has fewer bytes than were hashed", "nothing: they are read again")
     NAME_REFUSED = (Severity.WARNING, "no repository can have this name: it is not served", "move it to a valid name")
     TAG_REFUSED = (Severity.WARNING, "no tag can have this name: it is not served", "push the image under a valid tag")
@@ -72,9 +76,15 @@ class Problem(Enum):
     CATALOG_MISSING = (Severity.WARNING, "the catalog lacks the repository", ADOPT)
     CATALOG_STALE = (Severity.WARNING, "the catalog names a repository of which nothing is left", ADOPT)
     REFERRER_MISSING = (Severity.WARNING, "the referrers of the subject lack the manifest", ADOPT)
-    REFERRER_STALE = (Severity.WARNING, "the referrer is gone, or refers to another subject", ADOPT)
+    REFERRER_STALE = (Severity.WARNING, "the referrer refers to another subject", ADOPT)
+    REFERRER_LEFTOVER = (Severity.NOTE, "the referrer was deleted, or never there: it is not listed", ADOPT)
     REFERRER_DAMAGED = (Severity.WARNING, "the referrer's entry is not what its manifest says", ADOPT)
     SOURCE_STALE = (Severity.NOTE, "the repository named does not link to the blob any more", ADOPT)
+    REMOVAL_LEFTOVER = (
+        Severity.NOTE,
+        "a deletion that was cut off, or is under way",
+        "nothing: it is dropped by itself",
+    )
     TYPE_STALE = (Severity.NOTE, "a media type whose manifest is gone", REMOVE)
     MARKER_STALE = (Severity.WARNING, "marks as damaged a copy that is no longer there", REMOVE)
     MARKER_WRONG = (Severity.WARNING, "marks as damaged a blob that is whole, so it is not served", REMOVE)

@@ -62,7 +62,7 @@ class Indexes:
         """Look whether the manifest of an entry is held by the repository, and names the subject."""
         assert place.digest is not None, "a referrer's key holds two digests"
         if await self._inspection.link(keys.revision_link(place.repository, place.digest)) is None:
-            return [Finding(Problem.REFERRER_STALE, place.key)]
+            return [Finding(Problem.REFERRER_LEFTOVER, place.key)]
         document = (await self._inspection.revision(place.repository, place.digest)).document
         if document is None:
             return []  # damaged, which is told of the manifest; or taken opaquely
@@ -91,6 +91,10 @@ class Indexes:
         if await self._is_object(keys.revision_link(place.repository, place.digest)):
             return []
         return [Finding(Problem.TYPE_STALE, place.key)]
+
+    async def removal(self, place: Place) -> list[Finding]:
+        """Look whether an announcement of a removal is still there."""
+        return [Finding(Problem.REMOVAL_LEFTOVER, place.key)] if await self._is_object(place.key) else []
 
     async def _is_object(self, key: str) -> bool:
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -11,10 +11,13 @@ log = structlog.get_logger(__name__)
 
 
 class Janitor:
-    """Sweeps again and again. Every worker has one: what it does is safe to do twice at once."""
+    """Sweeps again and again. Every worker has one: what it does is safe to do twice at once.
 
-    def __init__(self, sweep: Callable[[], Awaitable[int]], *, sweep_seconds: float) -> None:
-        self._sweep = sweep
+    `sweeps` has, by what it drops, a function that drops it and returns how many there were.
+    """
+
+    def __init__(self, sweeps: Mapping[str, Callable[[], Awaitable[int]]], *, sweep_seconds: float) -> None:
+        self._sweeps = sweeps
         self._sweep_seconds = sweep_seconds
         self._task: asyncio.Task[None] | None = None
 
@@ -33,10 +36,15 @@ class Janitor:
         while True:
             # Workers that were started together spread out.
             await asyncio.sleep(self._sweep_seconds * random.uniform(0.5, 1))  # noqa: S311  # no secret
-            try:
-                dropped = await self._sweep()
-            except Exception:  # a job that ends at its first error would never run again
-                log.exception("the sweep of upload sessions failed")
-            else:
-                if dropped:
-                    log.info("dropped upload sessions that nobody used", sessions=dropped)
+            for what, sweep in self._sweeps.items():
+                await _sweep(what, sweep)
+
+
+async def _sweep(what: str, sweep: Callable[[], Awaitable[int]]) -> None:
+    try:
+        dropped = await sweep()
+    except Exception:  # a job that ends at its first error would never run again
+        log.exception("a sweep failed", of=what)
+    else:
+        if dropped:
+            log.info("dropped what nobody used", what=what, count=dropped)

@@ -19,14 +19,16 @@ from registry.referrers import describe
 from registry.strict_json import parse_object
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
-from storage.digest import Digest
-from storage.errors import AlreadyExists, Corrupt, NotFound
+from storage.digest import SHA256, Digest
+from storage.errors import AlreadyExists, Corrupt, NotFound, StorageUnavailable
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
+from storage.removals import RemovalStore
 from storage.tags import TagStore
 
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
+PUBLISH_ATTEMPTS_MAX = 20
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
 
 
@@ -57,6 +59,7 @@ class ManifestStores:
     tags: TagStore
     referrers: ReferrerStore
     catalog: CatalogStore
+    removals: RemovalStore
 
 
 class Manifests:
@@ -153,15 +156,31 @@ class Manifests:
             subject = _subject((await stores.manifests.read(digest, canonical)).body)
         except Corrupt:
             pass  # what is damaged can still be deleted
+        except NotFound:
+            await self._delete_leftovers(repository, digest)
+            raise
         await self._untag(repository, digest)
-        await stores.manifests.unlink(repository, digest)
-        if subject is not None:
-            await stores.referrers.delete(repository, subject, digest)
-            await self._list_again(repository, subject, digest)
+        await self._unlink(repository, digest, subject)
         await self._untag_if_gone(repository, digest)  # what a push has set since, see put
 
-    async def _list_again(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
-        """Undo the deletion of a referrer whose manifest was pushed again since: that push has found it listed."""
+    async def _unlink(self, repository: RepositoryName, digest: Digest, subject: Digest | None) -> None:
+        """Take a manifest, and its entry among the referrers of a subject. Raises NotFound."""
+        await self._stores.manifests.unlink(repository, digest)
+        if subject is not None:
+            await self._unlist(repository, subject, digest)
+
+    async def _delete_leftovers(self, repository: RepositoryName, digest: Digest) -> None:
+        """Take what a deletion has left that was cut off after the manifest was gone: its client asks again."""
+        if digest.algorithm != SHA256:
+            return  # where its bytes lie was told by the link
+        with contextlib.suppress(NotFound):
+            subject = _subject(await self._stores.manifests.peek(digest))
+            if subject is not None:
+                await self._unlist(repository, subject, digest)
+
+    async def _unlist(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
+        """Delete a referrer, unless its manifest was pushed again since: that push may have found it listed."""
+        await self._stores.referrers.delete(repository, subject, digest)
         try:
             manifest = await self.get(repository, digest)
             document = parse_manifest(manifest.body, manifest.media_type, opaque_types=self._opaque_types)
@@ -197,27 +216,54 @@ class Manifests:
         # In the order of docs/reference/storage-format.md: a crash between any two leaves garbage, never a lie.
         stores = self._stores
         canonical = await stores.manifests.put_bytes(body)
-        if not document.is_named:
-            await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
         if document.subject is not None:
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
-        is_new = await stores.manifests.link(repository, digest, canonical=canonical)
+        await self._publish(repository, digest, document, canonical)
         if document.subject is not None and not await stores.referrers.has(repository, document.subject.digest, digest):
             # An adoption, which takes away what no manifest stands behind, came between. It looks again as well.
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
-        try:
-            # A blob may have been deleted since it was looked up, see Blobs.delete.
-            await self._require(repository, document)
-        except ManifestBlobUnknown:
-            if not is_new:
-                raise
-            with contextlib.suppress(NotFound):
-                await stores.manifests.unlink(repository, digest)
-            # Another push may have brought the blob, and found both it and the manifest before this took the
-            # manifest away: what is acknowledged comes back.
-            await self._require(repository, document)
-            await stores.manifests.link(repository, digest, canonical=canonical)
         await stores.catalog.add(repository)
+
+    async def _publish(self, repository: RepositoryName, digest: Digest, document: Document, canonical: Digest) -> None:
+        """Make the manifest visible, and look again whether everything is there that it refers to.
+
+        Raises ManifestBlobUnknown, if something was deleted since it was looked up: then it is withdrawn.
+        """
+        stores = self._stores
+        for _attempt in range(PUBLISH_ATTEMPTS_MAX):
+            if not document.is_named:
+                await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
+            is_new = await stores.manifests.link(repository, digest, canonical=canonical)
+            if not document.is_named and await stores.manifests.media_type(repository, digest) is None:
+                # A deletion of the manifest took it away in between. It looks again as well, see unlink.
+                await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
+            await stores.removals.wait_for_blobs(repository, {d.digest for d in document.references})
+            try:
+                await self._require(repository, document)
+            except ManifestBlobUnknown:
+                if not is_new:
+                    raise
+                await self._withdraw(repository, digest, document)
+            # Another push of the same manifest may be withdrawing it, which did not find a blob that this one found.
+            if not await stores.removals.wait_for_manifest(repository, digest):
+                return
+            if await stores.manifests.exists(repository, digest):
+                return
+        raise StorageUnavailable("the manifest is being withdrawn by too many at once", key=str(digest))
+
+    async def _withdraw(self, repository: RepositoryName, digest: Digest, document: Document) -> None:
+        """Take back a manifest that lacks something, and raise ManifestBlobUnknown; or find that nothing is missing.
+
+        Others may have pushed both the blob and the manifest meanwhile: they wait while this looks once more.
+        """
+        async with self._stores.removals.of_manifest(repository, digest) as removal:
+            try:
+                await self._require(repository, document)
+            except ManifestBlobUnknown:
+                removal.check_time()
+                with contextlib.suppress(NotFound):
+                    await self._unlink(repository, digest, document.subject.digest if document.subject else None)
+                raise
 
     async def _require(self, repository: RepositoryName, document: Document) -> None:
         if self._sparse:

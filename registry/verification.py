@@ -97,6 +97,8 @@ class Verification:
             case Kind.UPLOAD_RECORD, _:
                 self._tally.counts["uploads"] += 1
                 await check(partial(self._inspection.upload_record, place.name))
+            case Kind.REMOVAL, _:
+                await check(partial(self._indexes.removal, place))
             case Kind.UNADOPTED, _:
                 self._rechecks.report(Finding(Problem.UNADOPTED, place.key))
             case Kind.STRAY, _:

@@ -18,6 +18,7 @@ CATALOG = f"{OURS}/catalog/"
 OUR_REPOSITORIES = f"{OURS}/repositories/"
 DAMAGED = f"{OURS}/damaged/"
 SOURCES = f"{OURS}/sources/"
+REMOVALS = f"{OURS}/removals/"
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -126,6 +127,16 @@ def damaged(canonical: Digest) -> str:
 def blob_source(digest: Digest) -> str:
     """A repository that has linked to the blob: where a mount without a source looks first."""
     return f"{SOURCES}{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+
+def blob_removals(name: str, digest: Digest) -> str:
+    """Announcements that a blob may be taken from a repository."""
+    return f"{REMOVALS}{name}/_layers/{digest.algorithm}/{digest.hex}/"
+
+
+def manifest_removals(name: str, digest: Digest) -> str:
+    """Announcements that a manifest may be taken from a repository."""
+    return f"{REMOVALS}{name}/_revisions/{digest.algorithm}/{digest.hex}/"
 
 
 def referrers(name: str, subject: Digest) -> str:

@@ -6,6 +6,7 @@ from storage.errors import AlreadyExists, LayoutUnknown, NotFound
 from storage.walk import is_empty
 
 LAYOUT = b"pierhead layout 1\n"
+LOOKED_AT_MAX = 1000
 
 
 async def check_layout(driver: Driver) -> None:
@@ -39,5 +40,9 @@ async def is_unadopted(driver: Driver) -> bool:
     try:
         await driver.stat(keys.UNADOPTED)
     except NotFound:
-        return await is_empty(driver, keys.CATALOG) and not await is_empty(driver, keys.REPOSITORIES)
+        if not await is_empty(driver, keys.CATALOG):
+            return False
+        # Blobs and sessions alone are of pushes that have not come to their manifest.
+        page = await driver.list(keys.REPOSITORIES, limit=LOOKED_AT_MAX)
+        return any("/_manifests/" in entry.key for entry in page.entries)
     return True

@@ -98,6 +98,10 @@ class ManifestStore:
             raise Corrupt("the stored manifest does not hash to its digest", key=key)
         return StoredManifest(digest, canonical, body)
 
+    async def peek(self, canonical: Digest) -> bytes:
+        """Read bytes that may be a manifest's, whoever holds it, unverified. Raises NotFound."""
+        return (await self._driver.get(keys.blob(canonical), bytes_max=STORED_BYTES_MAX)).body
+
     async def media_type(self, repository: str, digest: Digest) -> str | None:
         """The media type that was stored beside a manifest, if it was: printable ASCII, as a header has it."""
         key = keys.media_type(repository, digest)
@@ -114,8 +118,12 @@ class ManifestStore:
 
     async def unlink(self, repository: str, digest: Digest) -> None:
         """Take the manifest from the repository; its bytes stay for whoever else links to them. Raises NotFound."""
+        media_type = await self.media_type(repository, digest)
         await delete_link(self._driver, keys.revision_link(repository, digest))
         await self._driver.delete(keys.media_type(repository, digest))
+        if media_type is not None and await self.exists(repository, digest):
+            # Pushed again since. Either this finds its link, or that push finds its media type gone.
+            await self._driver.put(keys.media_type(repository, digest), media_type.encode())
 
     async def list(self, repository: str, *, after: Digest | None = None, limit: int) -> list[Digest]:
         """The manifests of a repository, in the order of their keys."""

@@ -27,6 +27,7 @@ class Kind(Enum):
     REFERRER = "referrer"
     DAMAGED = "damaged marker"
     SOURCE = "blob source"
+    REMOVAL = "removal under way"
     TEMPORARY = "unfinished file of distribution"
     STRAY = "stray object"
 
@@ -99,8 +100,17 @@ def _in_ours(key: str) -> Place:
             return _digested(key, Kind.DAMAGED, algorithm, encoded, start=start)
         case [keys.OURS, "sources", algorithm, start, encoded]:
             return _digested(key, Kind.SOURCE, algorithm, encoded, start=start)
+        case [keys.OURS, "removals", *parts]:
+            return _in_removals(key, *_split("/".join(parts)))
         case [keys.OURS, "repositories", *parts]:
             return _in_our_repository(key, *_split("/".join(parts)))
+    return _stray(key)
+
+
+def _in_removals(key: str, repository: str, tail: Sequence[str]) -> Place:
+    match tail:
+        case ["_layers" | "_revisions", algorithm, encoded, name]:
+            return _digested(key, Kind.REMOVAL, algorithm, encoded, repository=repository, name=name)
     return _stray(key)
 
 

@@ -97,6 +97,11 @@ class TagStore:
                 await self._driver.delete(key)
                 await self._forget(repository, tag)
                 return None
+            except NotFound:
+                if only is None:
+                    # A deletion may have been cut off half-way: its client asks again.
+                    await self._forget(repository, tag)
+                raise
             if only is not None and digest != only:
                 raise NotFound("the tag points elsewhere", key=key)
             try:

@@ -1,7 +1,8 @@
 """Upload sessions as they lie in storage: a record, and staged bytes that have one writer at a time.
 
 Nothing of a session is kept in memory, so any worker may take the next request of it. The record is written
-before the staged bytes are begun and deleted before they are dropped: bytes without a record cannot be.
+before the staged bytes are begun and deleted after they were dropped, so that no crash leaves bytes that the sweep does
+not find.
 """
 
 import base64
@@ -140,9 +141,9 @@ class UploadStore:
 
     async def cancel(self, repository: str, upload: str) -> None:
         """End a session and drop its bytes, also from under a writer."""
-        await self._driver.delete(keys.upload_record(upload))
         await self._driver.discard(keys.upload_bytes(repository, upload))
         await self._driver.delete(keys.upload_started(repository, upload))
+        await self._driver.delete(keys.upload_record(upload))
 
     async def expire(self, *, idle_seconds: float, lifetime_seconds: float, ended_seconds: float) -> int:
         """Drop sessions that nobody uses any more, and forget ended ones; returns how many."""

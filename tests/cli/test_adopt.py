@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.swap.commands import command, run
 from tests.swap.scars import Image, pushed
 
 SOMEBODY = 12345
+SIGNAL_SECONDS = 1.0
+"""How long an idle event loop may take to notice a signal."""
 
 
 @pytest.fixture
@@ -100,6 +103,7 @@ def test_an_interrupt_is_130_and_what_was_done_stays(image: Image) -> None:
         # Its first write is made beside, and waits for the lock of its place.
         eventually(lambda: list((image.data / "pierhead/tmp").glob("[0-9a-f]" * 32)), seconds=30)
         process.send_signal(signal.SIGINT)
+        time.sleep(SIGNAL_SECONDS)
     _output, said = process.communicate(timeout=30)
 
     assert process.returncode == 130

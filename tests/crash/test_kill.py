@@ -44,7 +44,8 @@ CHANGES = frozenset({"create", "write", "truncate", "mkdir", "link", "rename", "
 GARBAGE = frozenset(
     {
         "blob-unlinked",
-        "referrer-stale",
+        "referrer-leftover",
+        "removal-leftover",
         "source-stale",
         "tag-leftover",
         "type-stale",

@@ -58,6 +58,7 @@ class _Tree:
             (rf"{OURS}/_referrers/{DIGEST}/(?P<referrer>sha(256|512)-[0-9a-f]+)", self._referrer),
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
+            (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -174,6 +175,10 @@ class _Tree:
     def _source(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and not re.fullmatch(NAME, path.read_text(errors="replace")):
             self._lie(path, "it holds no name of a repository")
+
+    def _time(self, path: Path, _found: re.Match[str]) -> None:
+        if not self._lost(path) and not re.fullmatch(rb"\d+\.\d+", path.read_bytes()):
+            self._lie(path, "it holds no time")
 
     def _damaged(self, path: Path, _found: re.Match[str]) -> None:
         self._lie(path, "a blob has been found damaged")

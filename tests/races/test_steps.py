@@ -1,16 +1,20 @@
 """Races too narrow to be met by chance: another worker acts exactly between two steps of the first."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from registry.errors import BlobUnknown, ManifestUnknown
+from registry.errors import BlobUnknown, ManifestBlobUnknown, ManifestUnknown, Unsupported
+from registry.manifests import Pushed
 from registry.media_types import IMAGE
 from storage import keys
 from storage.digest import Digest
+from storage.errors import StorageUnavailable
+from storage.removals import ANNOUNCED_SECONDS
 from tests.registry.images import CONFIG, LAYER, descriptor, encode, image
 from tests.registry.services import LATEST, REPOSITORY, Services
-from tests.stores import StepDriver, keys_below
+from tests.stores import Power, StepDriver, keys_below
 
 BODY = encode(image())
 DIGEST = Digest.of(BODY)
@@ -74,13 +78,23 @@ async def test_a_push_that_is_withdrawn_leaves_what_another_push_was_told_is_the
     layer = await worker.push_blob(LAYER)
     await worker.push_blob(CONFIG)
     link = keys.revision_link(REPOSITORY, DIGEST)
+    pushes: list[asyncio.Task[Pushed]] = []
+
+    async def push() -> None:
+        pushes.append(asyncio.create_task(other.push(image())))
+        for _ in range(50):  # it finds blob and manifest, and waits
+            await asyncio.sleep(0)
+        assert not pushes[0].done()
+
     waiting = ahead_of(
         driver,
         ("create", link, lambda: other.blobs.delete(REPOSITORY, layer)),
-        ("delete_version", link, lambda: other.push(image())),
+        ("delete_version", link, push),
     )
 
-    await worker.manifests.put(REPOSITORY, DIGEST, BODY, media_type=IMAGE)
+    with pytest.raises(ManifestBlobUnknown):
+        await worker.manifests.put(REPOSITORY, DIGEST, BODY, media_type=IMAGE)
+    await pushes[0]
 
     assert waiting == []
     assert (await worker.manifests.get(REPOSITORY, DIGEST)).body == BODY
@@ -147,3 +161,156 @@ async def test_a_tag_that_is_deleted_while_it_is_set_has_an_index_as_well(
 
     assert waiting == []
     assert await keys_below(driver, keys.tag_index(REPOSITORY, LATEST)) == [entry]
+
+
+async def test_a_blob_stays_readable_while_its_deletion_finds_a_manifest_that_was_just_pushed(
+    driver: StepDriver, worker: Services, other: Services
+) -> None:
+    layer = await worker.push_blob(LAYER)
+    await worker.push_blob(CONFIG)
+    found: list[bytes] = []
+
+    async def push_and_read() -> None:
+        driver.before_write = None
+        pushing = asyncio.create_task(other.push(image()))
+        await pushing
+        found.append(await other.read_blob(layer))
+
+    async def before_write(method: str, key: str) -> None:
+        if method == "create" and key.startswith(keys.blob_removals(REPOSITORY, layer)):
+            await push_and_read()
+
+    driver.before_write = before_write
+    with pytest.raises(Unsupported, match="refers to this blob"):
+        await worker.blobs.delete(REPOSITORY, layer)
+
+    assert found == [LAYER]
+    assert await worker.read_blob(layer) == LAYER
+    assert await keys_below(driver, keys.REMOVALS) == []
+
+
+async def test_a_push_waits_for_a_deletion_that_has_announced_itself_and_then_misses_the_blob(
+    driver: StepDriver, worker: Services, other: Services
+) -> None:
+    layer = await worker.push_blob(LAYER)
+    await worker.push_blob(CONFIG)
+    link = keys.layer_link(REPOSITORY, layer)
+    pushes: list[asyncio.Task[Pushed]] = []
+
+    async def before_write(method: str, key: str) -> None:
+        if (method, key) == ("delete_version", link):
+            pushes.append(asyncio.create_task(put_only(other)))
+            for _ in range(50):  # it writes its manifest, and waits
+                await asyncio.sleep(0)
+            assert await other.manifest_store.exists(REPOSITORY, DIGEST)
+            assert not pushes[0].done()
+
+    driver.before_write = before_write
+    await worker.blobs.delete(REPOSITORY, layer)
+
+    with pytest.raises(ManifestBlobUnknown):
+        await pushes[0]
+    assert not await worker.manifest_store.exists(REPOSITORY, DIGEST)
+    assert await keys_below(driver, keys.REMOVALS) == []
+
+
+@pytest.mark.parametrize("dies_before", ["the blob's link is taken", "it has said that it is done"])
+async def test_a_deletion_that_dies_half_way_takes_nothing_from_a_push_that_comes_then(
+    driver: StepDriver, worker: Services, other: Services, dies_before: str
+) -> None:
+    layer = await worker.push_blob(LAYER)
+    await worker.push_blob(CONFIG)
+    link = keys.layer_link(REPOSITORY, layer)
+
+    async def before_write(method: str, key: str) -> None:
+        if dies_before == "the blob's link is taken" and (method, key) == ("delete_version", link):
+            raise Power
+        if method == "delete" and key.startswith(keys.REMOVALS):
+            raise Power
+
+    driver.before_write = before_write
+    with pytest.raises(Power):
+        await worker.blobs.delete(REPOSITORY, layer)
+    driver.before_write = None
+    assert len(await keys_below(driver, keys.REMOVALS)) == 1
+    other.clock.now += ANNOUNCED_SECONDS  # as long as a push waits at most
+
+    await other.push(image())
+
+    assert await other.read_blob(layer) == LAYER
+    assert await other.removals.expire() == 1
+    assert await keys_below(driver, keys.REMOVALS) == []
+
+
+async def test_a_deletion_that_was_held_up_for_too_long_takes_nothing(
+    driver: StepDriver, worker: Services, other: Services
+) -> None:
+    layer = await worker.push_blob(LAYER)
+    await worker.push_blob(CONFIG)
+
+    async def before_write(method: str, key: str) -> None:
+        if method == "create" and key.startswith(keys.REMOVALS):
+            worker.clock.now += ANNOUNCED_SECONDS
+
+    driver.before_write = before_write
+    with pytest.raises(StorageUnavailable, match="took too long"):
+        await worker.blobs.delete(REPOSITORY, layer)
+
+    await other.push(image())
+    assert await other.read_blob(layer) == LAYER
+
+
+async def test_a_manifest_that_is_being_withdrawn_while_another_push_finds_it_whole_stays(
+    driver: StepDriver, worker: Services, other: Services
+) -> None:
+    layer = await worker.push_blob(LAYER)
+    await worker.push_blob(CONFIG)
+    link = keys.revision_link(REPOSITORY, DIGEST)
+    acknowledged: list[Pushed] = []
+
+    async def before_write(method: str, key: str) -> None:
+        if (method, key) == ("create", link) and not acknowledged:
+            driver.before_write = withdrawing
+            await other.blobs.delete(REPOSITORY, layer)
+
+    async def withdrawing(method: str, key: str) -> None:
+        # The first push has found that the layer is gone, and now says that it will withdraw.
+        if method == "create" and key.startswith(keys.manifest_removals(REPOSITORY, DIGEST)):
+            driver.before_write = None
+            acknowledged.append(await other.push(image()))
+
+    driver.before_write = before_write
+    await worker.manifests.put(REPOSITORY, DIGEST, BODY, media_type=IMAGE)
+
+    assert len(acknowledged) == 1
+    assert (await worker.manifests.get(REPOSITORY, LATEST)).body == BODY
+
+
+async def test_what_a_deletion_that_was_cut_off_has_left_goes_when_its_client_asks_again(
+    driver: StepDriver, worker: Services
+) -> None:
+    subject = descriptor(b"an image", IMAGE)
+    artifact = image(subject=subject)
+    digest = (await worker.push(artifact)).digest
+    entry = keys.referrer(REPOSITORY, Digest.parse(str(subject["digest"])), digest)
+
+    async def before_write(method: str, key: str) -> None:
+        if (method, key) == ("delete", entry) or (method == "delete" and key.startswith(index)):
+            raise Power
+
+    index = keys.tag_index(REPOSITORY, LATEST)
+    for reference in (LATEST, digest):
+        driver.before_write = before_write
+        with pytest.raises(Power):
+            await worker.manifests.delete(REPOSITORY, reference)
+        driver.before_write = None
+        with pytest.raises(ManifestUnknown):
+            await worker.manifests.delete(REPOSITORY, reference)
+
+    assert await keys_below(driver, index) == []
+    assert await keys_below(driver, keys.OUR_REPOSITORIES) == []
+
+
+async def put_only(services: Services) -> Pushed:
+    """Push a manifest whose blobs are there, or were."""
+    return await services.manifests.put(REPOSITORY, LATEST, BODY, media_type=IMAGE)

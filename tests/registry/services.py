@@ -18,6 +18,7 @@ from storage.digest import Digest
 from storage.manifests import ManifestStore
 from storage.memory import MemoryDriver
 from storage.referrers import ReferrerStore
+from storage.removals import RemovalStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 from tests.registry.images import CONFIG, LAYER, encode
@@ -45,10 +46,12 @@ class Services:
         opaque_types: Sequence[str] = (),
     ) -> None:
         self.driver = driver or MemoryDriver()
+        self.clock = clock or Clock()
         self.blob_store, self.manifest_store = BlobStore(self.driver), ManifestStore(self.driver)
         self.tag_store, self.catalog_store = TagStore(self.driver), CatalogStore(self.driver)
-        self.upload_store = UploadStore(self.driver, clock=clock or Clock())
+        self.upload_store = UploadStore(self.driver, clock=self.clock)
         referrers = ReferrerStore(self.driver)
+        self.removals = RemovalStore(self.driver, clock=self.clock, new_id=lambda: f"removal-{next(_ids)}")
         self.uploads = Uploads(
             self.upload_store,
             self.blob_store,
@@ -57,13 +60,15 @@ class Services:
             new_id=lambda: f"upload-{next(_ids)}",
         )
         self.manifests = Manifests(
-            ManifestStores(self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store),
+            ManifestStores(
+                self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
+            ),
             opaque_types=opaque_types,
             sparse=sparse,
             delete=delete,
         )
         self.references = References(self.manifest_store)
-        self.blobs = Blobs(self.blob_store, self.references, delete=delete)
+        self.blobs = Blobs(self.blob_store, self.removals, self.references, delete=delete)
         self.tags = Tags(self.tag_store, self.manifest_store, self.catalog_store)
         self.referrers = Referrers(referrers, self.manifest_store)
         self.catalog = Catalog(self.catalog_store)

@@ -27,7 +27,7 @@ class Sweeps:
 
 async def test_a_sweep_that_fails_is_logged_and_followed_by_the_next() -> None:
     sweeps = Sweeps(OSError("the disk is gone"), 0, 3, ValueError("odd"), 0)
-    janitor = Janitor(sweeps, sweep_seconds=0)
+    janitor = Janitor({"things": sweeps, "others": Sweeps()}, sweep_seconds=0)
 
     with capture_logs() as logs:
         janitor.start()
@@ -35,7 +35,7 @@ async def test_a_sweep_that_fails_is_logged_and_followed_by_the_next() -> None:
         await janitor.close()
 
     assert [line["log_level"] for line in logs] == ["error", "info", "error"]
-    assert logs[1]["sessions"] == 3
+    assert (logs[1]["what"], logs[1]["count"]) == ("things", 3)
 
 
 async def test_it_waits_between_half_of_its_interval_and_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ async def test_it_waits_between_half_of_its_interval_and_all_of_it(monkeypatch: 
 
     monkeypatch.setattr(random, "uniform", uniform)
     sweeps = Sweeps(0, 0)
-    janitor = Janitor(sweeps, sweep_seconds=1000)
+    janitor = Janitor({"things": sweeps}, sweep_seconds=1000)
     janitor.start()
     await asyncio.wait_for(sweeps.all_done.wait(), 10)
     await janitor.close()
@@ -56,7 +56,7 @@ async def test_it_waits_between_half_of_its_interval_and_all_of_it(monkeypatch: 
 
 
 async def test_closing_ends_it_before_and_after_it_was_started() -> None:
-    janitor = Janitor(Sweeps(), sweep_seconds=1000)
+    janitor = Janitor({"things": Sweeps()}, sweep_seconds=1000)
     await janitor.close()
     janitor.start()
 

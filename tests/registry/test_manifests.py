@@ -401,23 +401,6 @@ async def test_a_blob_that_is_deleted_while_a_manifest_is_pushed_withdraws_the_m
             await get(services, reference)
 
 
-async def test_a_manifest_that_is_pushed_while_its_blob_is_deleted_gets_the_blob_back(
-    services: Services, driver: StepDriver
-) -> None:
-    await services.push_blob(CONFIG)
-    layer = await services.push_blob(LAYER)
-    worker = Services(driver)
-    driver.before_write = once(
-        keys.layer_link(REPOSITORY, layer),
-        lambda: worker.manifests.put(REPOSITORY, LATEST, IMAGE_BODY, media_type=IMAGE),
-    )
-
-    with pytest.raises(Unsupported):
-        await services.blobs.delete(REPOSITORY, layer)
-
-    assert await services.read_blob(layer) == LAYER
-
-
 async def test_a_manifest_that_is_deleted_before_its_tag_is_set_takes_the_tag_with_it(
     services: Services, driver: StepDriver
 ) -> None:

@@ -3,10 +3,13 @@
 import pytest
 
 from storage import keys
+from storage.catalog import CatalogStore
+from storage.digest import Digest
 from storage.errors import AlreadyExists, LayoutUnknown, StorageError
-from storage.layout import LAYOUT, check_layout
+from storage.layout import LAYOUT, check_layout, is_unadopted
+from storage.links import link_text
 from storage.memory import MemoryDriver
-from tests.stores import body_at
+from tests.stores import REPOSITORY, body_at, push
 
 
 async def test_the_first_start_writes_the_version_and_later_ones_find_it() -> None:
@@ -60,3 +63,19 @@ async def test_two_first_starts_at_once_both_succeed() -> None:
 async def test_a_first_start_that_loses_to_another_version_is_refused() -> None:
     with pytest.raises(LayoutUnknown):
         await check_layout(RacingDriver(b"pierhead layout 9\n"))
+
+
+async def test_a_store_is_unadopted_if_it_holds_manifests_that_no_index_knows() -> None:
+    driver = MemoryDriver()
+    await check_layout(driver)
+    assert not await is_unadopted(driver)
+
+    await push(driver, b"the blob of a push that has not come to its manifest")
+    assert not await is_unadopted(driver)
+
+    digest = Digest.of(b"a manifest")
+    await driver.put(keys.revision_link(REPOSITORY, digest), link_text(digest))
+    assert await is_unadopted(driver)
+
+    await CatalogStore(driver).add(REPOSITORY)
+    assert not await is_unadopted(driver)

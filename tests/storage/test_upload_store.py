@@ -297,12 +297,25 @@ async def test_a_cancel_that_has_only_begun_is_not_undone_by_a_writer_that_saves
 ) -> None:
     await begin(store)
     writer = await store.write(await store.find(REPOSITORY, ID))
-    await driver.delete(keys.upload_record(ID))  # the first step of a cancel
+    await driver.discard(keys.upload_bytes(REPOSITORY, ID))  # the first step of a cancel
 
     with pytest.raises(NotFound):
         await store.save(writer)
 
+    await store.cancel(REPOSITORY, ID)
     assert await keys_below(driver, keys.UPLOADS) == []
+
+
+async def test_what_a_cancel_that_was_cut_off_has_left_is_swept(
+    driver: RefusingDriver, store: UploadStore, clock: Clock
+) -> None:
+    await begin(store)
+    await driver.discard(keys.upload_bytes(REPOSITORY, ID))
+    clock.now += 100
+
+    assert await store.expire(idle_seconds=100, lifetime_seconds=1000, ended_seconds=1000) == 1
+    assert await keys_below(driver, f"{keys.OURS}/") == []
+    assert await keys_below(driver, f"{keys.ROOT}/") == []
 
 
 async def test_a_session_that_is_used_outlives_its_idle_time(store: UploadStore, clock: Clock) -> None:

@@ -22,7 +22,9 @@ from storage.drivers import Driver
 from storage.manifests import ManifestStore
 from storage.memory import MemoryDriver
 from storage.referrers import ReferrerStore
+from storage.removals import RemovalStore
 from storage.tags import TagStore
+from tests.stores import Clock
 
 NAME = RepositoryName("team/app")
 SUBJECT = Digest.of(b"whatever it is")
@@ -66,7 +68,10 @@ class Store:
         self.driver = SteppedDriver()
         self.catalog = CatalogStore(self.driver)
         manifests, referrers = ManifestStore(self.driver), ReferrerStore(self.driver)
-        stores = ManifestStores(manifests, BlobStore(self.driver), TagStore(self.driver), referrers, self.catalog)
+        removals = RemovalStore(self.driver, clock=Clock(), new_id=lambda: "removal")
+        stores = ManifestStores(
+            manifests, BlobStore(self.driver), TagStore(self.driver), referrers, self.catalog, removals
+        )
         self.manifests = Manifests(stores)
         self.referrers = Referrers(referrers, manifests)
 
