@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(variant: Variant, version: str, directory: Path) -> Result:
     place = directory / f"{variant.name}-{version}"
     with variant.serving(place) as server:
-        run = run_suite(server.address, version, place / "results")
+        run = run_suite(server.address, version, place / "results", environment=variant.login)
     shutil.rmtree(place / "data")
     return Result(variant.name, version, run, differences(run, EXPECTATIONS[version]))
 

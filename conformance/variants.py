@@ -1,12 +1,16 @@
 """The kinds of Pierhead that the suite is run against: a line each."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.auth.htpasswd import add_user
+from registry.auth.passwords import hash_password
 from tests.running import Server, start
+
+USER, PASSWORD = "conformance", "of the official suite"
 
 Store = Callable[[Path], AbstractContextManager[Sequence[str]]]
 """From an empty directory to the arguments of `serve` that choose where bytes are kept, while it is there."""
@@ -25,22 +29,37 @@ class Variant:
     name: str
     store: Store
     workers: int
+    private: bool = False
+    """Whether everybody has to log in."""
+
+    @property
+    def login(self) -> Mapping[str, str]:
+        """What tells the suite how to log in."""
+        return {"OCI_USERNAME": USER, "OCI_PASSWORD": PASSWORD} if self.private else {}
 
     @contextlib.contextmanager
     def serving(self, directory: Path) -> Iterator[Server]:
         """Serve with everything new below `directory`, for the length of a `with` block."""
         for name in ("data", "store"):
             (directory / name).mkdir(parents=True)
-        with self.store(directory / "store") as arguments:
+        with self.store(directory / "store") as given:
             log = directory / "pierhead.log"
+            arguments = [*given, *self._users(directory / "users")]
             server = start(directory / "data", log=log, workers=self.workers, arguments=arguments)
             try:
                 yield server
             finally:
                 server.stop()
 
+    def _users(self, file: Path) -> Sequence[str]:
+        if not self.private:
+            return ()
+        add_user(file, USER, hash_password(USER, PASSWORD))
+        return ("--htpasswd", str(file))
+
 
 VARIANTS = (
     Variant("filesystem-1-worker", filesystem, workers=1),
     Variant("filesystem-2-workers", filesystem, workers=2),
+    Variant("filesystem-2-workers-private", filesystem, workers=2, private=True),
 )

@@ -3,11 +3,16 @@
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from registry.api.access import Access, Realm
+from registry.api.auditing import Auditor
 from registry.api.blobs import BlobEndpoints
 from registry.api.errors import render
 from registry.api.forwarding import client_address, forwarded_prefix
@@ -15,12 +20,30 @@ from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
-from registry.api.routes import Router, parse_path, routes
+from registry.api.routes import Router, Shape, Target, parse_path, routes
+from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
-from registry.asgi import AnswerBroken
+from registry.asgi import AnswerBroken, CannotStart
+from registry.audit.chain import KeyInvalid, load_key
+from registry.audit.events import Event, EventKind
+from registry.audit.trails import Trail
+from registry.audit.watching import FileWatch
+from registry.auth.authenticator import Authenticator
+from registry.auth.callers import everybody
+from registry.auth.credentials import CredentialChecks
+from registry.auth.htpasswd import HtpasswdError
+from registry.auth.issuers import OidcConfig, OidcIssuers, TokenServiceConfig, TokenServices
+from registry.auth.key_sources import IssuerConfigInvalid
+from registry.auth.passwords import Passwords
+from registry.auth.policy import PolicyError
+from registry.auth.robots import Robots
+from registry.auth.shared import Shared
+from registry.auth.signing import KeyRing, Rotation, Signer, Verifier
+from registry.auth.token_service import TokenService
 from registry.blobs import Blobs
 from registry.catalog import Catalog
-from registry.config import Settings
+from registry.certificates import CertificateProblem, name_of_certificate, server_context
+from registry.config import Oidc, Settings, TokenIssuer
 from registry.errors import NotThere
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
@@ -37,11 +60,33 @@ from storage.filesystem import FileSystemDriver
 from storage.layout import check_layout, is_unadopted
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
+from storage.refresh_tokens import RefreshTokenStore
 from storage.removals import RemovalStore
+from storage.robots import RobotStore
+from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditParts:
+    """What keeps the audit trail."""
+
+    trail: Trail
+    watch: FileWatch
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What lets requests in, where everybody has to say who they are."""
+
+    access: Access
+    tokens: TokenEndpoint
+    keys: KeyRing
+    checks: CredentialChecks
+    refresh_tokens: RefreshTokenStore
 
 
 class Registry:
@@ -52,6 +97,8 @@ class Registry:
         driver: Driver,
         router: Router,
         janitor: Janitor,
+        gate: "Gate | None",
+        audit: "AuditParts | None",
         *,
         prefix: str,
         is_trusted: Callable[[str], bool],
@@ -59,24 +106,49 @@ class Registry:
         self._driver = driver
         self._router = router
         self._janitor = janitor
+        self._gate = gate
+        self._audit = audit
         self._prefix = prefix
         self._is_trusted = is_trusted
         self._api = f"{prefix}/v2/"
+        self._token_path = f"{prefix}/token"
 
     async def start(self) -> None:
         """Open the store. Raises StorageError saying what to do if it can't be used."""
         await self._driver.start()
         await check_layout(self._driver)
-        if await is_unadopted(self._driver):
-            log.warning(
-                "the catalog and the referrers lack what another registry has written",
-                remedy="run pierhead adopt on the data directory; serving may go on",
-            )
+        if self._gate is not None:
+            await self._gate.keys.start()
+        if self._audit is not None:
+            await self._audit.trail.start()
+            await self._audit.watch.start()
         self._janitor.start()
+
+    async def prove(self) -> None:
+        """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
+
+        Raises as start does.
+        """
+        try:
+            await self.start()
+            if await is_unadopted(self._driver):
+                log.warning(
+                    "the catalog and the referrers lack what another registry has written",
+                    remedy="run pierhead adopt on the data directory; serving may go on",
+                )
+            if self._audit is not None:
+                await self._audit.trail.write(Event(EventKind.STARTED, actor="operator"))
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """End background work and let go of the store."""
         await self._janitor.close()
+        if self._audit is not None:
+            await self._audit.watch.close()
+            await self._audit.trail.close()
+        if self._gate is not None:
+            await self._gate.checks.close()
         await self._driver.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,11 +170,21 @@ class Registry:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         path = _path(scope)
+        if self._gate is not None and path == self._token_path:
+            return await self._gate.tokens(self._request(scope, receive, Target(Shape.TOKEN)))
         if not path.startswith(self._api) and path != self._api[:-1]:
             raise NotThere(f"there is nothing at this address: the API is below {self._api}")
         target = parse_path(path[len(self._api) :])
         route = self._router.find(scope["method"], target)
-        request = Request(
+        request = self._request(scope, receive, target)
+        if self._gate is not None:
+            request.caller = await self._gate.access.admit(request, route.action.value)
+        elif self._audit is not None:
+            request.caller = everybody(client_address(scope, self._is_trusted))
+        return await route.endpoint(request)
+
+    def _request(self, scope: Scope, receive: Receive, target: Target) -> Request:
+        return Request(
             scope,
             receive,
             scope["method"],
@@ -111,13 +193,31 @@ class Registry:
             target.tail,
             Query.parse(scope["query_string"]),
         )
-        return await route.endpoint(request)
 
 
-def build(settings: Settings, driver: Driver | None = None) -> Registry:
-    """Connect a registry to the store that the settings name, or to the given one."""
+def share(settings: Settings) -> Shared:
+    """Make what the workers of one server have in common. Raises CannotStart if a file that it needs can't be used."""
+    try:
+        return Shared.of(settings.auth)
+    except (HtpasswdError, PolicyError) as error:
+        raise CannotStart(str(error)) from error
+
+
+def build(settings: Settings, driver: Driver | None = None, shared: Shared | None = None) -> Registry:
+    """Connect a registry to the store that the settings name, or to the given one.
+
+    `shared` is what `share` has made for all workers of one server. Raises CannotStart if a file that the
+    settings name can't be used.
+    """
     limits = settings.limits
     driver = driver or FileSystemDriver(settings.data)
+    shared = shared or share(settings)
+    try:
+        audit = _build_audit(settings, driver)
+        auditor = Auditor(None if audit is None else audit.trail, required=settings.audit.required)
+        gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
+    except (IssuerConfigInvalid, KeyInvalid) as error:
+        raise CannotStart(str(error)) from error
     blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
     removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
     stores = ManifestStores(
@@ -143,13 +243,99 @@ def build(settings: Settings, driver: Driver | None = None) -> Registry:
             Referrers(stores.referrers, manifest_store),
             Catalog(catalog_store),
         ),
-        BlobEndpoints(Blobs(blob_store, removals, References(manifest_store), delete=settings.delete)),
-        UploadEndpoints(uploads, chunk_bytes_min=driver.capabilities.append_bytes_min),
-        ManifestEndpoints(manifests, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max),
+        BlobEndpoints(Blobs(blob_store, removals, References(manifest_store), delete=settings.delete), auditor),
+        UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
+        ManifestEndpoints(
+            manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
+        ),
     )
     sweeps = {"uploads": uploads.expire, "removals": removals.expire}
+    if gate is not None:
+        sweeps["refresh tokens"] = gate.refresh_tokens.expire
     janitor = Janitor(sweeps, sweep_seconds=limits.sweep_seconds)
-    return Registry(driver, Router(table), janitor, prefix=settings.prefix, is_trusted=settings.trusts)
+    return Registry(driver, Router(table), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts)
+
+
+def check_files(settings: Settings) -> None:
+    """Read every file that the settings name, apart from the store. Raises CannotStart saying what is wrong."""
+    try:
+        share(settings)
+        if settings.tls.is_on:
+            server_context(settings.tls, now=datetime.now(UTC))
+        if settings.audit.key_file is not None:
+            load_key(settings.audit.key_file)
+        OidcIssuers([_oidc(each) for each in settings.auth.oidc])
+        TokenServices([_token_service(each) for each in settings.auth.issuers])
+    except (CertificateProblem, KeyInvalid, IssuerConfigInvalid) as error:
+        raise CannotStart(str(error)) from error
+
+
+def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
+    audit = settings.audit
+    if not audit.is_on:
+        return None
+    trail = Trail(
+        audit.file,
+        stdout=audit.stdout,
+        driver=driver,
+        key=None if audit.key_file is None else load_key(audit.key_file),
+        sync=audit.sync,
+        bytes_max=audit.bytes_max,
+        keep=audit.keep,
+    )
+    files = {
+        settings.auth.policy: EventKind.POLICY_CHANGED,
+        settings.auth.htpasswd: EventKind.USERS_CHANGED,
+        settings.tls.certificate: EventKind.CERTIFICATE_CHANGED,
+    }
+    watched = {path: kind for path, kind in files.items() if path is not None}
+    return AuditParts(trail, FileWatch(trail, driver, watched))
+
+
+def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Auditor) -> Gate:
+    auth, clock, service = settings.auth, time.time, settings.auth.service
+    passwords = None if shared.users is None else Passwords(shared.users)
+    policy = shared.policy
+    name_of = partial(name_of_certificate, auth.certificate_name)
+    checks = CredentialChecks(
+        passwords, Robots(RobotStore(driver)), OidcIssuers([_oidc(each) for each in auth.oidc]), shared.throttle
+    )
+    ring = KeyRing(
+        SigningKeyStore(driver), clock=clock, rotation=Rotation(rotate_seconds=int(auth.key_rotation_seconds))
+    )
+    refresh_tokens = RefreshTokenStore(driver, clock=clock, idle_seconds=auth.refresh_idle_seconds)
+    authenticator = Authenticator(
+        checks,
+        Verifier(ring, issuer=service, service=service, clock=clock),
+        TokenServices([_token_service(each) for each in auth.issuers]),
+        policy=policy,
+        name_of=name_of,
+        rate=shared.rate,
+    )
+    tokens = TokenService(
+        checks,
+        Signer(ring, issuer=service, service=service, clock=clock),
+        refresh_tokens,
+        policy=policy,
+        service=service,
+        seconds=int(auth.token_seconds),
+    )
+    realm = Realm(auth.url, settings.trusts)
+    return Gate(
+        Access(authenticator, realm, auditor, service=service, is_trusted=settings.trusts),
+        TokenEndpoint(tokens, realm, auditor, name=service, name_of=name_of, is_trusted=settings.trusts),
+        ring,
+        checks,
+        refresh_tokens,
+    )
+
+
+def _token_service(settings: TokenIssuer) -> TokenServiceConfig:
+    return TokenServiceConfig(**settings.model_dump())
+
+
+def _oidc(settings: Oidc) -> OidcConfig:
+    return OidcConfig(**settings.model_dump())
 
 
 def _new_id() -> str:

@@ -6,3 +6,7 @@ PIECES = "pierhead.pieces"
 
 class AnswerBroken(Exception):
     """An answer that has begun can't be completed, for a reason that is in the log: cut the connection."""
+
+
+class CannotStart(Exception):
+    """What the configuration names can't be used: one line that says what to do."""

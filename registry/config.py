@@ -4,16 +4,19 @@ import ipaddress
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from registry.addresses import TcpAddress, parse_address
 from registry.media_types import MANIFESTS
 from registry.quantities import Bytes, Count, Seconds
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~/-]*")
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_SERVICE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -31,6 +34,10 @@ def _texts(value: object) -> object:
         except ValueError:
             raise ValueError("expected a JSON list, or texts separated by commas") from None
     return [text.strip() for text in value.split(",") if text.strip()]
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 def _networks(value: object) -> object:
@@ -101,14 +108,199 @@ class Limits(BaseModel):
     shutdown_seconds: Seconds = Field(30.0, ge=0, description="How long running requests may go on after SIGTERM.")
 
 
+def _path_of_file(path: object) -> object:
+    """The path of a file, as somebody wrote it. Raises ValueError."""
+    if not isinstance(path, str | Path) or not str(path).strip() or "\0" in str(path):
+        raise ValueError('expected the path of a file as a text, such as "/etc/pierhead/htpasswd"')
+    if str(path).startswith("~"):
+        raise ValueError("~ means a home directory to a shell only: write the whole path")
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(_path_of_file)]
+
+
+class Tls(BaseModel):
+    """HTTPS: it is served, and nothing else, once there are a certificate and its key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate: FilePath | None = Field(
+        None, description="The server's certificate, and after it those of its issuers below the root (PEM)."
+    )
+    key: FilePath | None = Field(None, description="The key of the certificate (PEM), without a password.")
+    client_ca: FilePath | None = Field(
+        None, description="The CAs whose certificates clients may show (PEM, one after the other)."
+    )
+    client_certificates: Literal["off", "optional", "required"] | None = Field(
+        None,
+        description="Whether clients are asked for a certificate; unset: `optional` with a `client_ca`, else `off`.",
+    )
+    minimum: Literal["1.2", "1.3"] = Field("1.2", description="The oldest version of TLS that is spoken.")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        for name, other in (("certificate", "key"), ("key", "certificate"), ("client_ca", "certificate")):
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                raise ValueError(f"tls.{name} is set and tls.{other} is not: both are needed")
+        if self.clients != "off" and self.client_ca is None:
+            raise ValueError(f'tls.client_certificates = "{self.clients}" needs tls.client_ca: set both')
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether HTTPS is served."""
+        return self.certificate is not None
+
+    @property
+    def clients(self) -> Literal["off", "optional", "required"]:
+        """Whether clients are asked for a certificate, as it holds."""
+        return self.client_certificates or ("off" if self.client_ca is None else "optional")
+
+
+def _tables(value: object) -> object:
+    """A list of tables, which the environment has as JSON. Raises ValueError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("expected a JSON list of objects") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of tables: in the file [[auth.oidc]] and the like, with two brackets")
+    return value
+
+
+class Oidc(BaseModel):
+    """An OpenID provider, such as that of a CI system, whose ID tokens are believed: `[[auth.oidc]]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    audience: str
+    preset: Literal["github", "gitlab", "kubernetes"] | None = None
+    issuer: str | None = None
+    jwks_file: FilePath | None = None
+    claims: Mapping[str, Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]] = Field(default_factory=dict)
+    identity_claim: str | None = None
+    passed_claims: tuple[str, ...] | None = None
+
+
+class TokenIssuer(BaseModel):
+    """A token service of the kind that CNCF distribution has, whose tokens are believed: `[[auth.issuers]]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    issuer: str
+    service: str
+    certificates: FilePath | None = None
+    jwks_file: FilePath | None = None
+
+
+class Auth(BaseModel):
+    """Who is let in. With any of htpasswd, policy, oidc and issuers, everybody has to say who they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    enabled: bool | None = Field(
+        None,
+        description="Whether everybody has to say who they are; unset: if any of htpasswd, policy, oidc and issuers "
+        "is set. With `true` alone, robots and client certificates are let in.",
+    )
+    htpasswd: FilePath | None = Field(
+        None, description="Users and their passwords (bcrypt), as htpasswd -B and pierhead user write them."
+    )
+    policy: FilePath | None = Field(
+        None,
+        description="Who may do what, see policy.md; unset: users may do everything, robots what their tokens say.",
+    )
+    certificate_name: Literal["common_name", "dns", "email", "uri", "subject"] = Field(
+        "common_name",
+        description="What of a client's certificate is its name in policies: a name that it has exactly one of.",
+    )
+    url: str = Field(
+        "",
+        description="Where clients reach the registry, such as https://registry.example; unset: where each one says "
+        "that it does.",
+    )
+    service: str = Field("pierhead", description="The name that tokens are made out to. Each registry needs its own.")
+    token_seconds: Seconds = Field(900.0, ge=60, le=86400, description="How long an access token is valid.")
+    refresh_idle_seconds: Seconds = Field(
+        90 * 86400.0, ge=3600, description="How long what docker login keeps in place of a password is valid unused."
+    )
+    key_rotation_seconds: Seconds = Field(
+        30 * 86400.0, ge=4 * 86400, description="How old the key that signs tokens gets until there is a new one."
+    )
+    requests_per_second: float | None = Field(
+        None, gt=0, description="How many requests one identity may make in the long run; unset: any number."
+    )
+    requests_burst: Count = Field(200, ge=1, le=1_000_000, description="How many of them may come at once.")
+    oidc: Annotated[tuple[Oidc, ...], BeforeValidator(_tables)] = Field(
+        (), description="CI systems and clusters whose ID tokens are believed, see trust-a-ci-system.md."
+    )
+    issuers: Annotated[tuple[TokenIssuer, ...], BeforeValidator(_tables)] = Field(
+        (), description="Token services of the kind that distribution has, whose tokens are believed."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, text: str) -> str:
+        if text and not _URL.fullmatch(text):
+            raise ValueError("expected scheme, host and port without a path, such as https://registry.example:5000")
+        return text
+
+    @field_validator("service")
+    @classmethod
+    def _check_service(cls, text: str) -> str:
+        # It stands in a quoted parameter, where clients look for scheme names as well.
+        if not _SERVICE.fullmatch(text) or re.search("basic|bearer", text, re.IGNORECASE):
+            raise ValueError('expected letters, digits and . _ : -, without "basic" and "bearer"')
+        return text
+
+    @property
+    def is_on(self) -> bool:
+        """Whether everybody has to say who they are."""
+        if self.enabled is not None:
+            return self.enabled
+        return self.htpasswd is not None or self.policy is not None or bool(self.oidc) or bool(self.issuers)
+
+
+class Audit(BaseModel):
+    """The audit trail: it is kept as soon as it has a place to go to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: FilePath | None = Field(None, description="Where the trail is written; unset: to no file.")
+    stdout: bool = Field(default=False, description="Whether each line goes to standard output as well.")
+    key_file: FilePath | None = Field(
+        None, description="A secret of 32 bytes or more; with it nobody else can write a trail that verifies."
+    )
+    required: bool = Field(
+        default=True, description="Whether a request fails whose line can't be written; else that is only logged."
+    )
+    sync: bool = Field(
+        default=False, description="Whether each line survives a power cut before a request is answered."
+    )
+    bytes_max: Bytes = Field(64 << 20, ge=65536, description="How large the file gets until another one is begun.")
+    keep: Count | None = Field(None, ge=1, description="How many full files are kept; unset: all of them.")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a trail is kept."""
+        return self.file is not None or self.stdout
+
+
 class Settings(BaseModel):
     """Everything that can be configured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    # Before `listen`, whose check looks at it.
-    allow_anonymous: bool = Field(
-        default=False, description="Listen also where other machines reach it, though nobody is asked for a password."
+    # Both before `listen`, whose check looks at them.
+    auth: Auth = Field(default_factory=lambda: Auth(), description="See below.")  # noqa: PLW0108  # mypy
+    allow_anonymous_push: bool = Field(
+        default=False,
+        description="Listen also where other machines reach it, though nobody has to say who they are: everybody may "
+        "push and delete.",
     )
     listen: str = Field("127.0.0.1:5000", description="Where to listen: host:port, [v6]:port, :port or unix:/path.")
     data: Path = Field(Path("data"), description="The data directory. It is made if it does not exist.")
@@ -130,18 +322,23 @@ class Settings(BaseModel):
     )
     log_format: Literal["text", "json"] = Field("text", description="Lines for people, or JSON for machines.")
     limits: Limits = Field(default_factory=lambda: Limits(), description="See below.")  # noqa: PLW0108  # mypy
+    tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
+    audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
 
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, text: str, known: ValidationInfo) -> str:
         address = parse_address(text)
         is_public = isinstance(address, TcpAddress) and not address.is_loopback
-        # If allow_anonymous itself is wrong, what was meant is not known, and that is told already.
-        if is_public and known.data.get("allow_anonymous") is False:
+        auth = known.data.get("auth")
+        # If one of the two is itself wrong, what was meant is not known, and that is told already.
+        is_open = isinstance(auth, Auth) and not auth.is_on and known.data.get("allow_anonymous_push") is False
+        if is_public and is_open:
             raise ValueError(
-                f"{text!r} is reached from other machines, and there is no authentication: everybody could push "
-                "and delete. Listen on 127.0.0.1 or a unix socket behind a proxy that asks for passwords, or say "
-                "allow_anonymous = true (PIERHEAD_ALLOW_ANONYMOUS=true, --allow-anonymous)"
+                f"{text!r} is reached from other machines, and nobody has to say who they are: everybody could push "
+                "and delete. Set auth.htpasswd (pierhead serve --init-admin makes the file and a first user), listen "
+                "on 127.0.0.1 or a unix socket, or say allow_anonymous_push = true "
+                "(PIERHEAD_ALLOW_ANONYMOUS_PUSH=true, --allow-anonymous-push)"
             )
         return text
 
@@ -184,6 +381,13 @@ class Settings(BaseModel):
             if text in MANIFESTS:
                 raise ValueError(f"{text} is taken anyway, and its content is checked: leave it out")
         return types
+
+    @property
+    def sends_passwords_in_the_clear(self) -> bool:
+        """Whether other machines log in without TLS, as far as can be told."""
+        address = parse_address(self.listen)
+        is_public = isinstance(address, TcpAddress) and not address.is_loopback
+        return is_public and self.auth.is_on and not self.tls.is_on and not self.trusted_proxies
 
     def trusts(self, peer: str) -> bool:
         """Tell whether a peer's word about its client counts. Whoever reaches a unix socket was let in by its mode."""

@@ -7,17 +7,31 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from registry.config import Limits, Settings
+from registry.config import Settings
 
 PREFIX = "PIERHEAD_"
 CONFIG_VARIABLE = "PIERHEAD_CONFIG"
 DEFAULT_FILE = Path("pierhead.toml")
-SECTION = "limits"
+
+SECTIONS: Mapping[str, type[BaseModel]] = MappingProxyType(
+    {
+        name: field.annotation
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+)
+"""The sections of the file, each with the model of its keys."""
+
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {"tls.certificate": "--tls-cert", "tls.key": "--tls-key", "auth.htpasswd": "--htpasswd", "auth.policy": "--policy"}
+)
+"""The options that are not named after their key."""
 
 Path_ = tuple[str, ...]
 """Where a key stands: ("limits", "header_seconds")."""
@@ -59,7 +73,7 @@ class _Collected:
 
 
 def load(*, options: Mapping[str, object], environment: Mapping[str, str], file: Path | None = None) -> Configuration:
-    """Read the configuration; `options` are those of the command line, by the names of their keys.
+    """Read the configuration; `options` are those of the command line, by their keys: `listen`, `tls.key`.
 
     The file is the one given, else that of PIERHEAD_CONFIG, else ./pierhead.toml if there is one. Raises
     ConfigurationError with everything that is wrong.
@@ -74,7 +88,7 @@ def load(*, options: Mapping[str, object], environment: Mapping[str, str], file:
     _read_environment(environment, collected)
     for name, value in options.items():
         if value is not None:
-            collected.set((name,), value, f"--{name.replace('_', '-')}")
+            collected.set(tuple(name.split(".")), value, OPTIONS.get(name, f"--{name.replace('_', '-')}"))
     try:
         settings = Settings.model_validate(collected.values)
     except ValidationError as error:
@@ -93,8 +107,8 @@ def variables() -> dict[str, Path_]:
 def key_paths() -> Iterator[Path_]:
     """Every key there is."""
     for name in Settings.model_fields:
-        if name == SECTION:
-            yield from ((name, limit) for limit in Limits.model_fields)
+        if name in SECTIONS:
+            yield from ((name, key) for key in SECTIONS[name].model_fields)
         else:
             yield (name,)
 
@@ -118,22 +132,22 @@ def _take(file: Path, found: Mapping[str, Any], model: type[BaseModel], above: P
         where = f"{file}: {'.'.join(path)}"
         if name not in model.model_fields:
             collected.problems += [f"{file}: {problem}" for problem in _unknown(path, value)]
-        elif path != (SECTION,):
+        elif above or name not in SECTIONS:
             collected.set(path, value, where)
         elif isinstance(value, dict):
-            _take(file, value, Limits, path, collected)
+            _take(file, value, SECTIONS[name], path, collected)
         else:
-            collected.problems.append(f"{where}: a section: write [limits] on a line of its own, and its keys below")
+            collected.problems.append(f"{where}: a section: write [{name}] on a line of its own, and its keys below")
 
 
 def _unknown(path: Path_, value: object) -> Iterator[str]:
     name = ".".join(path)
     if not isinstance(value, dict):
         yield f"{name}: unknown key{_nearest(name, _dotted())}"
-    elif len(path) == 1 and difflib.get_close_matches(name, [SECTION]):
-        yield f"{name}: unknown section: did you mean [{SECTION}]?"
+    elif len(path) == 1 and (near := difflib.get_close_matches(name, SECTIONS, n=1)):
+        yield f"{name}: unknown section: did you mean [{near[0]}]?"
     elif not value:
-        yield f"{name}: unknown section: there is only [{SECTION}]"
+        yield f"{name}: unknown section: there are {', '.join(f'[{section}]' for section in SECTIONS)}"
     else:
         # Each key may have a place of its own: [log] level is log_level, [upload] idle is in [limits].
         for below, inner in value.items():
@@ -169,9 +183,19 @@ def _problem(details: ErrorDetails, origins: Mapping[Path_, str]) -> str:
         key = key[:-1]
     message = details["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if details["type"] == "extra_forbidden":
+        return f"{_where(details, path, key, origins)}: unknown key"
     if not path:
         return message
-    return f"{origins.get(key, '.'.join(path))}: {message}{_shown(details['input'], message)}"
+    return f"{_where(details, path, key, origins)}: {message}{_shown(details['input'], message)}"
+
+
+def _where(details: ErrorDetails, path: Path_, key: Path_, origins: Mapping[Path_, str]) -> str:
+    """Where a key was set; in a list of tables also in which of them, counted from 1, and under which key."""
+    if key not in origins:
+        return ".".join(path)
+    below = (f"entry {part + 1}" if isinstance(part, int) else part for part in details["loc"][len(key) :])
+    return ": ".join([origins[key], *below])
 
 
 def _shown(given: object, message: str) -> str:

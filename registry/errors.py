@@ -118,6 +118,19 @@ class RangeUnsatisfiable(SizeInvalid):
     status = 416
 
 
+class Unauthorized(RegistryError):
+    """Nobody knows who is asking, or the token does not reach that far (401).
+
+    `reason` is `invalid_token` or `insufficient_scope` (RFC 6750 section 3.1), empty if no credentials were sent.
+    """
+
+    code, status = "UNAUTHORIZED", 401
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Denied(RegistryError):
     """A policy forbids it, and no other credentials would help."""
 

@@ -4,6 +4,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from registry import media_types
 from registry.documents import Descriptor, Document, parse_manifest, told_type
@@ -48,6 +49,17 @@ class Pushed:
     digest: Digest
     subject: Digest | None
     warning: str | None
+    tags: Sequence[tuple[Tag, Digest | None]] = ()
+    """The tags that were set, each with what it pointed at before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What a deletion has taken: a manifest unless only a tag, and tags that pointed at it (or at nothing)."""
+
+    manifest: Digest | None
+    tags: Sequence[str]
+    target: Digest | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +117,13 @@ class Manifests:
         *,
         media_type: str | None,
         tags: Sequence[Tag] = (),
-        allow: Callable[[Digest | None], None] | None = None,
+        allow: Callable[[Digest | None, Digest], None] | None = None,
     ) -> Pushed:
         """Take a manifest (distribution-spec end-7a, end-7b) and set `tags`, or the tag that `reference` is.
 
-        `allow`, if given, is asked with what each tag points at, before anything is stored and again in the
-        step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, and
-        what `allow` raises.
+        `allow`, if given, is asked with what each tag points at and will point at, before anything is stored and
+        again in the step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid,
+        ManifestBlobUnknown, and what `allow` raises.
         """
         digest = _digest_of(reference, body)
         try:
@@ -119,21 +131,20 @@ class Manifests:
         except ValueError as error:
             raise ManifestInvalid(str(error)) from error
         wanted = tags if isinstance(reference, Digest) else (reference,)
-        if allow is not None:
-            for tag in wanted:
-                allow(await self._stores.tags.current(repository, tag))
+        ask = _anything if allow is None else partial(_ask, allow, digest)
+        for tag in wanted if allow is not None else ():
+            ask(await self._stores.tags.current(repository, tag))
         await self._require(repository, document)
         await self._record(repository, digest, document, body)
-        for tag in wanted:
-            await self._stores.tags.set(repository, tag, digest, allow=allow or _anything)
+        moved = [(tag, await self._stores.tags.set(repository, tag, digest, allow=ask)) for tag in wanted]
         # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
         # whether the manifest is still there. One of the two sees the other, and it is as if the deletion had come
         # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.)
         await self._untag_if_gone(repository, digest)
         subject = document.subject.digest if document.subject else None
-        return Pushed(digest, subject, None if document.is_named else UNNAMED)
+        return Pushed(digest, subject, None if document.is_named else UNNAMED, moved)
 
-    async def delete(self, repository: RepositoryName, reference: Reference) -> None:
+    async def delete(self, repository: RepositoryName, reference: Reference) -> Deleted:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
 
         Raises ManifestUnknown; Unsupported where deletion is switched off.
@@ -142,13 +153,12 @@ class Manifests:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
         try:
             if isinstance(reference, Digest):
-                await self._delete_manifest(repository, reference)
-            else:
-                await self._stores.tags.delete(repository, reference)
+                return Deleted(reference, await self._delete_manifest(repository, reference), reference)
+            return Deleted(None, [reference], await self._stores.tags.delete(repository, reference))
         except NotFound as error:
             raise _unknown(error) from error
 
-    async def _delete_manifest(self, repository: RepositoryName, digest: Digest) -> None:
+    async def _delete_manifest(self, repository: RepositoryName, digest: Digest) -> Sequence[str]:
         stores = self._stores
         subject: Digest | None = None
         try:
@@ -159,9 +169,10 @@ class Manifests:
         except NotFound:
             await self._delete_leftovers(repository, digest)
             raise
-        await self._untag(repository, digest)
+        tags = await self._untag(repository, digest)
         await self._unlink(repository, digest, subject)
         await self._untag_if_gone(repository, digest)  # what a push has set since, see put
+        return tags
 
     async def _unlink(self, repository: RepositoryName, digest: Digest, subject: Digest | None) -> None:
         """Take a manifest, and its entry among the referrers of a subject. Raises NotFound."""
@@ -360,6 +371,10 @@ def _subject(body: bytes) -> Digest | None:
 
 def _anything(_current: Digest | None) -> None:
     """Refuse nothing."""
+
+
+def _ask(allow: Callable[[Digest | None, Digest], None], new: Digest, current: Digest | None) -> None:
+    allow(current, new)
 
 
 def _nothing(current: Digest | None) -> None:

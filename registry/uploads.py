@@ -84,10 +84,20 @@ class Uploads:
         algorithms = [SHA256] if algorithm == SHA256 else [SHA256, algorithm]
         return await self._store.begin(repository, self._new_id(), algorithms=algorithms)
 
-    async def mount(self, repository: RepositoryName, digest: Digest, source: RepositoryName | None) -> bool:
-        """Link to a blob that `source` holds, or that any repository does (end-11); False if there is none."""
+    async def mount(
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        source: RepositoryName | None,
+        *,
+        shows: Callable[[str], bool] = lambda _repository: True,
+    ) -> bool:
+        """Link to a blob that `source` holds, or that any repository of those that `shows` does (end-11).
+
+        False if there is none.
+        """
         if source is None:
-            source = await self._find_source(digest)
+            source = await self._find_source(digest, shows)
         if source is None:
             return False
         try:
@@ -161,14 +171,14 @@ class Uploads:
             ended_seconds=limits.ended_seconds,
         )
 
-    async def _find_source(self, digest: Digest) -> RepositoryName | None:
+    async def _find_source(self, digest: Digest, shows: Callable[[str], bool]) -> RepositoryName | None:
         hint = await self._blobs.source(digest)
         with contextlib.suppress(NameInvalid):  # what is stored there may be damaged
-            if hint is not None and await self._blobs.exists(parse_name(hint), digest):
+            if hint is not None and shows(hint) and await self._blobs.exists(parse_name(hint), digest):
                 return parse_name(hint)
         names, _more = await self._catalog.list(limit=SOURCES_MAX)
         for name in names:
-            if await self._blobs.exists(name, digest):
+            if shows(name) and await self._blobs.exists(name, digest):
                 await self._blobs.remember_source(name, digest)
                 return RepositoryName(name)
         return None

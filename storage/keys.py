@@ -18,9 +18,16 @@ CATALOG = f"{OURS}/catalog/"
 OUR_REPOSITORIES = f"{OURS}/repositories/"
 DAMAGED = f"{OURS}/damaged/"
 SOURCES = f"{OURS}/sources/"
+AUDIT = f"{OURS}/audit/"
+ROBOTS = f"{OURS}/robots/"
+REFRESH = f"{OURS}/refresh/"
+SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
+
+PRIVATE = (SIGNING_KEYS, ROBOTS, REFRESH)
+"""Below these lie secrets, or what secrets are compared with: nobody else on the machine has to read it."""
 
 CATALOG_END = "!"
 """Closes a name in the catalog. It sorts before every character of a name, so keys sort as the names do."""
@@ -129,6 +136,11 @@ def blob_source(digest: Digest) -> str:
     return f"{SOURCES}{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
 
+def signing_key(slot: str) -> str:
+    """A key that tokens are signed with; the slot is named after the key before it: see storage/signing_keys.py."""
+    return f"{SIGNING_KEYS}{slot}"
+
+
 def blob_removals(name: str, digest: Digest) -> str:
     """Announcements that a blob may be taken from a repository."""
     return f"{REMOVALS}{name}/_layers/{digest.algorithm}/{digest.hex}/"
@@ -147,3 +159,33 @@ def referrers(name: str, subject: Digest) -> str:
 def referrer(name: str, subject: Digest, digest: Digest) -> str:
     """One manifest that refers to a subject."""
     return f"{referrers(name, subject)}{digest.algorithm}-{digest.hex}"
+
+
+def robot_tokens(name: str) -> str:
+    """All tokens of a robot."""
+    return f"{ROBOTS}{name}/"
+
+
+def robot_token(name: str, token: str) -> str:
+    """One token of a robot: its hash and what it allows, never the token."""
+    return f"{robot_tokens(name)}{token}"
+
+
+def refresh_tokens(owner: str) -> str:
+    """All refresh tokens of those users whose names hash to `owner`."""
+    return f"{REFRESH}{owner}/"
+
+
+def refresh_token(owner: str, token: str) -> str:
+    """One refresh token: its hash and whose it is, never the token."""
+    return f"{refresh_tokens(owner)}{token}"
+
+
+def audit_head(trail: str = "head") -> str:
+    """How far an audit trail has come: each file of lines has a head of its own."""
+    return f"{AUDIT}{trail}"
+
+
+def audited_file(path_hash: str) -> str:
+    """What a file of the configuration held when that was last written to the audit trail."""
+    return f"{AUDIT}files/{path_hash}"

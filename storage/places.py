@@ -28,6 +28,10 @@ class Kind(Enum):
     DAMAGED = "damaged marker"
     SOURCE = "blob source"
     REMOVAL = "removal under way"
+    SIGNING_KEY = "signing key"
+    ROBOT_TOKEN = "robot's token"  # noqa: S105  # no password
+    REFRESH_TOKEN = "refresh token"  # noqa: S105
+    AUDIT = "record of the audit trail"
     TEMPORARY = "unfinished file of distribution"
     STRAY = "stray object"
 
@@ -104,6 +108,19 @@ def _in_ours(key: str) -> Place:
             return _in_removals(key, *_split("/".join(parts)))
         case [keys.OURS, "repositories", *parts]:
             return _in_our_repository(key, *_split("/".join(parts)))
+    return _in_accounts(key)
+
+
+def _in_accounts(key: str) -> Place:
+    match key.split("/"):
+        case [keys.OURS, "keys", slot]:
+            return Place(key, Kind.SIGNING_KEY, name=slot)
+        case [keys.OURS, "robots", robot, _token]:
+            return Place(key, Kind.ROBOT_TOKEN, name=robot)
+        case [keys.OURS, "refresh", _owner, token]:
+            return Place(key, Kind.REFRESH_TOKEN, name=token)
+        case [keys.OURS, "audit", *parts] if parts:
+            return Place(key, Kind.AUDIT, name="/".join(parts))
     return _stray(key)
 
 

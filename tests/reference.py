@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import typer.main
 from annotated_types import Ge, Gt, Le
-from pydantic import BeforeValidator
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from registry import errors
 from registry.cli.main import app
-from registry.config import Limits, Settings
-from registry.config_sources import variables
+from registry.config import Settings
+from registry.config_sources import SECTIONS, variables
 from registry.quantities import parse_bytes, parse_seconds
 from tests.running import ROOT
 
@@ -27,7 +27,7 @@ UNEXPECTED = "Something that nobody foresaw failed: the log of the server has it
 def configuration_lines() -> Iterator[str]:
     """One line a key: key, variable, type, default, meaning."""
     for variable, path in variables().items():
-        model = Limits if path[0] == "limits" else Settings
+        model = SECTIONS.get(path[0], Settings)
         field = model.model_fields[path[-1]]
         kind = _type(field.annotation, field.metadata)
         yield f"| `{path[-1]}` | `{variable}` | {kind} | {_default(field)} | {field.description} |"
@@ -62,18 +62,28 @@ def _status_and_code(module: Path, call: ast.Call) -> tuple[int, str]:
 
 def option_lines() -> Iterator[tuple[str, str]]:
     """Each command and each of its options, as `--help` names them."""
-    group: Any = typer.main.get_command(app)
-    for name, command in group.commands.items():
+    for name, command in commands().items():
         for parameter in command.params:
             for option in (*parameter.opts, *parameter.secondary_opts):
                 if option not in ("-h", "--help"):
                     yield name, option
 
 
+def commands() -> dict[str, Any]:
+    """Every command by its name, `token create` among them; groups of commands are not."""
+    group: Any = typer.main.get_command(app)
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= {f"{name} {below}": each for below, each in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
 def help_of(command: str) -> str:
     """What `pierhead COMMAND --help` prints, 78 columns wide; of `pierhead --help` if the command is empty."""
-    group: Any = typer.main.get_command(app)
-    found = group.commands[command] if command else group
+    found: Any = commands()[command] if command else typer.main.get_command(app)
     context = click.Context(
         found,
         info_name=f"pierhead {command}".rstrip(),
@@ -97,8 +107,13 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
     elif parse_seconds in parsers:
         name = "time"
     else:
-        kinds = {bool: "true or false", int: "number", str: "text", Path: "path", tuple: "list of texts"}
-        name = kinds[get_origin(annotation) or annotation]
+        kinds = {
+            bool: "true or false", int: "number", float: "number", str: "text", Path: "path", tuple: "list of texts",
+        }  # fmt: skip
+        kind = get_origin(annotation) or annotation
+        of = next(iter(get_args(annotation)), None)
+        is_tables = kind is tuple and isinstance(of, type) and issubclass(of, BaseModel)
+        name = "tables" if is_tables else kinds[kind]
     return name + _bounds(metadata)
 
 
@@ -134,5 +149,5 @@ def _kinds(kind: type[errors.RegistryError]) -> Iterator[type[errors.RegistryErr
 
 if __name__ == "__main__":
     print("\n".join([*configuration_lines(), "", *error_lines(), ""]))  # noqa: T201  # what it is for
-    for _name in ("", "serve", "check-config", "adopt", "verify"):
+    for _name in ("", *commands()):
         print(help_of(_name), "\n")  # noqa: T201

@@ -19,7 +19,7 @@ from typing import TypeVar
 ROOT = Path(__file__).resolve().parent.parent
 """The working tree."""
 
-READY = re.compile(rb"serving (http://[^\s,]+)")
+READY = re.compile(rb"serving (https?://[^\s,]+)")
 POLL_SECONDS = 0.02
 
 Answer = TypeVar("Answer")

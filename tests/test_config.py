@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from registry.addresses import TcpAddress, parse_address
 from registry.config import Settings, cores
-from registry.config_sources import ConfigurationError, load, variables
+from registry.config_sources import SECTIONS, ConfigurationError, load, variables
 from registry.quantities import BYTES, SECONDS, Bytes, Seconds
 
 
@@ -70,7 +70,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: p
         ("[limit]\nheader_seconds = 1", "limit: unknown section: did you mean [limits]?"),
         ("[log]\nlevel = 'info'", "log.level: unknown key: did you mean log_level?"),
         ("[upload]\nidle_seconds = 1", "upload.idle_seconds: unknown key: did you mean limits.upload_idle_seconds?"),
-        ("[http]", "http: unknown section: there is only [limits]"),
+        ("[http]", "http: unknown section: there are [auth], [limits], [tls], [audit]"),
         ("limits = 3", "limits: a section: write [limits] on a line of its own, and its keys below"),
     ],
 )
@@ -100,7 +100,7 @@ def test_an_unknown_variable_names_the_nearest_one(tmp_path: Path) -> None:
         ('listen = "127.0.0.1:70000"', "listen: expected host:port"),
         ('listen = "::1:5000"', "an IPv6 address stands in brackets: [::1]:5000"),
         ('listen = "unix:run/x"', "the path of a unix socket begins with a slash"),
-        ('listen = "0.0.0.0:5000"', "allow_anonymous = true"),
+        ('listen = "0.0.0.0:5000"', "allow_anonymous_push = true"),
         ('listen = ":5000"', "is reached from other machines"),
         ("listen = 5000", "listen: input should be a valid string (it is 5000)"),
         ('data = ""', "data: expected the path of a directory of its own"),
@@ -152,10 +152,10 @@ def test_an_address_that_others_reach_is_told_together_with_what_else_is_wrong(t
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", ":1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1", "host.example:1"])
 def test_public_addresses_need_to_be_asked_for_by_name(listen: str) -> None:
-    with pytest.raises(ConfigurationError, match="allow_anonymous = true"):
+    with pytest.raises(ConfigurationError, match="allow_anonymous_push = true"):
         load(options={"listen": listen}, environment={})
 
-    assert load(options={"listen": listen, "allow_anonymous": True}, environment={}).settings.listen == listen
+    assert load(options={"listen": listen, "allow_anonymous_push": True}, environment={}).settings.listen == listen
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.8.0.1:1", "[::1]:1", "localhost:1", "unix:/run/p.sock"])
@@ -232,7 +232,7 @@ def test_any_environment_is_a_configuration_or_one_line_for_each_problem(environ
     except ConfigurationError as error:
         told = error.problems
 
-    assert {problem.partition(":")[0] for problem in told} <= set(environment)
+    assert {problem.partition(":")[0] for problem in told} <= {*environment, *SECTIONS}
     assert not any("\n" in problem for problem in told)
 
 

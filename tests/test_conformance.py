@@ -30,7 +30,7 @@ def test_the_official_suite_passes_with_exactly_the_counts_of_a_registry_that_co
     tool_or_skip("conformance")
 
     with variant.serving(tmp_path / "server") as server:
-        run = run_suite(server.address, version, tmp_path / "results")
+        run = run_suite(server.address, version, tmp_path / "results", environment=variant.login)
 
     assert not [*differences(run, EXPECTATIONS[version]), *run.failures()[:10]]
 

@@ -1,9 +1,11 @@
 """Blobs over HTTP: end-2, end-10."""
 
+from registry.api.auditing import Auditor
 from registry.api.conditions import is_unchanged, wants_range
 from registry.api.ranges import Multipart, parse_ranges
 from registry.api.requests import Request
 from registry.api.responses import NOSNIFF, Header, Response, Stream, header
+from registry.audit.events import EventKind
 from registry.blobs import Blobs
 from registry.errors import RangeUnsatisfiable
 from registry.media_types import OCTET_STREAM
@@ -21,8 +23,9 @@ RANGES: Header = (b"accept-ranges", b"bytes")
 class BlobEndpoints:
     """GET, HEAD and DELETE of `/v2/<name>/blobs/<digest>`."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, auditor: Auditor) -> None:
         self._blobs = blobs
+        self._auditor = auditor
 
     async def head(self, request: Request) -> Response:
         """end-2: is it here, and how long is it. A Range is ignored (RFC 9110, 14.2)."""
@@ -44,7 +47,9 @@ class BlobEndpoints:
 
     async def delete(self, request: Request) -> Response:
         """end-10: from this repository only."""
-        await self._blobs.delete(request.repository, parse_digest(request.tail))
+        digest = parse_digest(request.tail)
+        await self._blobs.delete(request.repository, digest)
+        await self._auditor.record(request, EventKind.BLOB_DELETED, reference=str(digest))
         return Response(202)
 
     def _answer(self, request: Request, digest: Digest, blob: Blob) -> Response:

@@ -39,3 +39,15 @@ def _header(scope: Scope, name: bytes) -> str:
         if key == name:
             return str(value.decode("latin-1"))
     return ""
+
+
+def forwarded_scheme(scope: Scope, is_trusted: Callable[[str], bool]) -> str:
+    """How the client has sent its request, `http` or `https`: as a trusted proxy says (X-Forwarded-Proto)."""
+    told = _header(scope, b"x-forwarded-proto").strip().lower() if is_trusted(_peer(scope)) else ""
+    return told if told in {"http", "https"} else str(scope["scheme"])
+
+
+def forwarded_host(scope: Scope, is_trusted: Callable[[str], bool]) -> str:
+    """The host and port that the client has named, as it or a trusted proxy says (X-Forwarded-Host); unchecked."""
+    told = _header(scope, b"x-forwarded-host").strip() if is_trusted(_peer(scope)) else ""
+    return told or _header(scope, b"host").strip()

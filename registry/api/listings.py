@@ -37,7 +37,7 @@ class ListingEndpoints:
     async def catalog(self, request: Request) -> Response:
         """Not of OCI: every repository, in byte order."""
         limit, after = page_size(request), request.query.first("last") or ""
-        names, more = await self._catalog.list(after=after, limit=limit)
+        names, more = await self._catalog.list(after=after, limit=limit, shows=request.caller.shows())
         headers: list[Header] = []
         if more and names:
             headers = next_page(request, "/v2/_catalog", [("n", limit), ("last", names[-1])])

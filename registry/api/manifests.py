@@ -1,14 +1,18 @@
 """Manifests over HTTP: end-3, 7a, 7b and 9."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from registry.api.auditing import Auditor
 from registry.api.bodies import WholeBodies
 from registry.api.conditions import is_unchanged, tag_condition
 from registry.api.requests import Request
 from registry.api.responses import NOSNIFF, Header, Response, header
-from registry.errors import ManifestUnknown, TooManyTags
-from registry.manifests import Manifests
+from registry.audit.events import EventKind
+from registry.auth.identities import Action
+from registry.errors import Denied, ManifestUnknown, TooManyTags
+from registry.manifests import Manifests, Pushed
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
+from storage.digest import Digest
 
 TAGS_CACHED: Header = (b"cache-control", b"no-cache")
 DIGESTS_CACHED: Header = (b"cache-control", b"private, max-age=31536000, immutable")
@@ -18,8 +22,9 @@ MEDIA_TYPE_CHARACTERS_MAX = 255
 class ManifestEndpoints:
     """GET, HEAD, PUT and DELETE of `/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, manifests: Manifests, *, manifest_bytes_max: int, tags_max: int) -> None:
+    def __init__(self, manifests: Manifests, auditor: Auditor, *, manifest_bytes_max: int, tags_max: int) -> None:
         self._manifests = manifests
+        self._auditor = auditor
         self._bodies = WholeBodies(bytes_max=manifest_bytes_max)
         self._tags_max = tags_max
 
@@ -50,8 +55,9 @@ class ManifestEndpoints:
                 body,
                 media_type=_media_type(request),
                 tags=tags,
-                allow=tag_condition(request),
+                allow=_conditions(request),
             )
+        await self._record_push(request, pushed)
         location = f"{request.root}/v2/{request.repository}/manifests/{pushed.digest}"
         headers = [header(b"location", location), header(b"docker-content-digest", str(pushed.digest))]
         if pushed.subject is not None:
@@ -64,13 +70,41 @@ class ManifestEndpoints:
 
     async def delete(self, request: Request) -> Response:
         """end-9: a tag alone, or a manifest with all its tags."""
-        await self._manifests.delete(request.repository, _existing(request.tail))
+        deleted = await self._manifests.delete(request.repository, _existing(request.tail))
+        for tag in deleted.tags:
+            await self._auditor.record(request, EventKind.TAG_DELETED, reference=tag, old=deleted.target)
+        if deleted.manifest is not None:
+            await self._auditor.record(request, EventKind.MANIFEST_DELETED, reference=str(deleted.manifest))
         return Response(202)
+
+    async def _record_push(self, request: Request, pushed: Pushed) -> None:
+        await self._auditor.record(request, EventKind.PUSH, reference=str(pushed.digest))
+        for tag, before in pushed.tags:
+            if before != pushed.digest:
+                kind = EventKind.TAG_CREATED if before is None else EventKind.TAG_MOVED
+                await self._auditor.record(request, kind, reference=tag, old=before, new=pushed.digest)
 
     def _tags(self, texts: Sequence[str]) -> list[Tag]:
         if len(texts) > self._tags_max:
             raise TooManyTags(f"at most {self._tags_max} tags are set at once: push the rest in another request")
         return list(dict.fromkeys(parse_tag(text) for text in texts))
+
+
+def _conditions(request: Request) -> Callable[[Digest | None, Digest], None]:
+    """Refuse to move a tag where a condition of the request does not hold, or its caller may not overwrite."""
+    condition, caller = tag_condition(request), request.caller
+
+    def allow(current: Digest | None, new: Digest) -> None:
+        if condition is not None:
+            condition(current)
+        if current in {None, new} or caller.may(Action.OVERWRITE, request.repository):
+            return
+        raise Denied(
+            "the tag exists, and the policy of this registry does not let you move it: push under another tag",
+            detail={"current": str(current)},
+        )
+
+    return allow
 
 
 def _existing(text: str) -> Reference:

@@ -7,8 +7,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from registry.asgi import PIECES
+from registry.auth.callers import Caller, everybody
 from registry.names import RepositoryName
 from registry.query import Query
+
+NOBODY = everybody("")
 
 
 @dataclass(slots=True)
@@ -26,6 +29,8 @@ class Request:
     name: RepositoryName | None
     tail: str
     query: Query
+    caller: Caller = NOBODY
+    """Who makes the request, once that is known."""
     _headers: dict[bytes, bytes] | None = field(default=None)
 
     @property

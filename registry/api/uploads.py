@@ -4,9 +4,12 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 
+from registry.api.auditing import Auditor
 from registry.api.blobs import blob_location
 from registry.api.requests import Request
 from registry.api.responses import Header, Response, header
+from registry.audit.events import EventKind
+from registry.auth.identities import Action
 from registry.errors import DigestInvalid, NameInvalid, RangeInvalid, UploadUnknown
 from registry.names import RepositoryName, is_upload, parse_digest, parse_name
 from registry.uploads import Body, Uploads
@@ -22,8 +25,9 @@ class UploadEndpoints:
     `chunk_bytes_min` is what the store wants a chunk to have at least, 0 if it does not mind.
     """
 
-    def __init__(self, uploads: Uploads, *, chunk_bytes_min: int = 0) -> None:
+    def __init__(self, uploads: Uploads, auditor: Auditor, *, chunk_bytes_min: int = 0) -> None:
         self._uploads = uploads
+        self._auditor = auditor
         self._minimum = [header(b"oci-chunk-min-length", str(chunk_bytes_min))] if chunk_bytes_min else []
 
     async def begin(self, request: Request) -> Response:
@@ -35,6 +39,7 @@ class UploadEndpoints:
         if mounted is not None:
             digest = await self._mount(request, mounted)
             if digest is not None:
+                await self._auditor.record(request, EventKind.MOUNT, reference=str(digest))
                 return _created(request, digest)
         elif (text := request.query.first("digest")) is not None:
             digest = parse_digest(text)
@@ -82,7 +87,10 @@ class UploadEndpoints:
                 source = parse_name(named)
         except (DigestInvalid, NameInvalid):
             return None
-        return digest if await self._uploads.mount(request.repository, digest, source) else None
+        if source is not None and not request.caller.may(Action.PULL, source):
+            return None  # as if there were no such blob: whether there is one is not theirs to know
+        mounted = await self._uploads.mount(request.repository, digest, source, shows=request.caller.shows())
+        return digest if mounted else None
 
     async def _ranged_body(self, request: Request, upload: str) -> Body:
         text = request.header(b"content-range")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from registry.cli.configuration import Config, load_or_exit
+from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.config import Settings
 from registry.config_sources import key_paths
 from registry.findings import printable
@@ -24,6 +24,9 @@ def check_config(config: Config = None) -> None:
         for name in path:
             value = getattr(value, name)
         typer.echo(printable(f"{'.'.join(path)} = {_shown(value)}  # {found.origins.get(path, 'default')}"))
+    for problem in _problems(found.settings):
+        typer.echo(f"pierhead: {printable(problem)}", err=True)
+        raise typer.Exit(USAGE)
     for warning in _warnings(found.settings):
         typer.echo(f"pierhead: warning: {printable(warning)}", err=True)
     typer.echo("the configuration is valid")
@@ -39,7 +42,21 @@ def _shown(value: object) -> str:
     return "unset" if value is None else str(value)
 
 
+def _problems(settings: Settings) -> Iterable[str]:
+    """What is wrong with the files that the settings name: as `serve` would find it."""
+    # Imported late: the other commands need nothing of it.
+    from registry.app import check_files  # noqa: PLC0415
+    from registry.asgi import CannotStart  # noqa: PLC0415
+
+    try:
+        check_files(settings)
+    except CannotStart as error:
+        yield str(error)
+
+
 def _warnings(settings: Settings) -> Iterable[str]:
+    if settings.sends_passwords_in_the_clear:
+        yield "passwords are sent in the clear: set tls.certificate, or listen behind a proxy that has one"
     data = settings.data
     there = next(path for path in (data.absolute(), *data.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():

@@ -6,8 +6,14 @@ from typing import Annotated
 import typer
 
 from registry.cli.adopt import adopt
+from registry.cli.audit import app as audit
 from registry.cli.check_config import check_config
+from registry.cli.help import examples
+from registry.cli.policy import policy
+from registry.cli.robots import app as tokens
 from registry.cli.serve import serve
+from registry.cli.tls import app as tls
+from registry.cli.users import app as users
 from registry.cli.verify import verify
 
 app = typer.Typer(
@@ -23,20 +29,22 @@ app = typer.Typer(
 
 SERVE_EXAMPLES = (
     "serve --listen 127.0.0.1:8080 --data /srv/images --workers 4",
+    "serve --listen :443 --tls-cert server.crt --tls-key server.key --htpasswd users --init-admin",
     "serve --config /etc/pierhead.toml",
     "serve --listen unix:/run/pierhead/pierhead.sock",
 )
 
 
-def _examples(*lines: str) -> str:
-    # \b: click leaves the paragraph as it is.
-    return "\b\nExamples:\n" + "\n".join(f"  pierhead {line}" for line in lines)
+app.command("serve", epilog=examples("serve", *SERVE_EXAMPLES))(serve)
+app.command("check-config", epilog=examples("check-config", "check-config --config /etc/pierhead.toml"))(check_config)
+app.command("adopt", epilog=examples("adopt --data /srv/images"))(adopt)
+app.command("verify", epilog=examples("verify --data /srv/images", "verify --data /srv/images --quick"))(verify)
 
-
-app.command("serve", epilog=_examples("serve", *SERVE_EXAMPLES))(serve)
-app.command("check-config", epilog=_examples("check-config", "check-config --config /etc/pierhead.toml"))(check_config)
-app.command("adopt", epilog=_examples("adopt --data /srv/images"))(adopt)
-app.command("verify", epilog=_examples("verify --data /srv/images", "verify --data /srv/images --quick"))(verify)
+app.add_typer(users, name="user")
+app.add_typer(tokens, name="token")
+app.add_typer(policy, name="policy")
+app.add_typer(tls, name="tls")
+app.add_typer(audit, name="audit")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer

@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from registry.cli.configuration import Config, load_or_exit
+from registry.cli.first_admin import init_admin as make_first_admin
+from registry.findings import printable
 from registry.logs import set_up_logs
+
+log = structlog.get_logger(__name__)
 
 Listen = Annotated[
     str | None,
@@ -17,7 +22,21 @@ Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Wor
 Prefix = Annotated[str | None, typer.Option("--prefix", metavar="PATH", help="A path before /v2/, such as /registry.")]
 AllowAnonymous = Annotated[
     bool | None,
-    typer.Option("--allow-anonymous", help="Listen also where other machines reach it, without authentication."),
+    typer.Option("--allow-anonymous-push", help="Listen also where other machines reach it, without authentication."),
+]
+TlsCertificate = Annotated[
+    Path | None, typer.Option("--tls-cert", metavar="FILE", help="Serve HTTPS with this certificate (PEM).")
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="The key of the certificate (PEM).")]
+HtpasswdFile = Annotated[
+    Path | None, typer.Option("--htpasswd", metavar="FILE", help="Users and passwords; everybody has to log in.")
+]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", metavar="FILE", help="Who may do what (users everything).")
+]
+InitAdmin = Annotated[
+    bool,
+    typer.Option("--init-admin", help="If there is no user yet, make one named admin and print the password."),
 ]
 LogLevel = Annotated[
     str | None, typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error (info).")
@@ -32,7 +51,12 @@ def serve(
     config: Config = None,
     prefix: Prefix = None,
     *,
-    allow_anonymous: AllowAnonymous = None,
+    tls_cert: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    htpasswd: HtpasswdFile = None,
+    policy: PolicyFile = None,
+    init_admin: InitAdmin = False,
+    allow_anonymous_push: AllowAnonymous = None,
     log_level: LogLevel = None,
     log_format: LogFormat = None,
 ) -> None:
@@ -49,14 +73,28 @@ def serve(
         "data": data,
         "workers": workers,
         "prefix": prefix,
-        "allow_anonymous": allow_anonymous or None,
+        "tls.certificate": tls_cert,
+        "tls.key": tls_key,
+        "auth.htpasswd": htpasswd,
+        "auth.policy": policy,
+        "allow_anonymous_push": allow_anonymous_push or None,
         "log_level": log_level,
         "log_format": log_format,
     }
     settings = load_or_exit(config, options).settings
     set_up_logs(level=settings.log_level, style=settings.log_format)
     # Imported late: a wrong option is told at once, without the server's modules.
-    from registry.app import build  # noqa: PLC0415
+    from registry.app import build, share  # noqa: PLC0415
+    from registry.asgi import CannotStart  # noqa: PLC0415
     from registry.server.processes import serve as serve_processes  # noqa: PLC0415
 
-    raise typer.Exit(serve_processes(settings, lambda: build(settings)))
+    if init_admin:
+        make_first_admin(settings.auth.htpasswd)
+    try:
+        shared = share(settings)
+    except CannotStart as error:
+        typer.echo(f"pierhead: {printable(str(error))}", err=True)
+        raise typer.Exit(1) from None
+    if settings.sends_passwords_in_the_clear:
+        log.warning("passwords are sent in the clear: set tls.certificate, or listen behind a proxy that has one")
+    raise typer.Exit(serve_processes(settings, lambda: build(settings, shared=shared)))

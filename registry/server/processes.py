@@ -11,13 +11,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import structlog
 
+from registry.asgi import CannotStart
+from registry.certificates import CertificateProblem
 from registry.config import Settings
 from registry.server.accepting import Loads
 from registry.server.sockets import Listener, ListenError
+from registry.server.tls import LiveContext
 from registry.server.workers import STOP, STOP_NOW, Application, Worker
 from storage.errors import StorageError
 
@@ -45,14 +49,16 @@ def serve(settings: Settings, build: Callable[[], Application]) -> int:
     """
     _raise_open_files()
     try:
+        # Before the fork: a worker that takes the place of another while new files are not in order begins with it.
+        tls = LiveContext(settings.tls, lambda: datetime.now(UTC)) if settings.tls.is_on else None
         if not _prove(build):
             return 1
-        listener = Listener.bind(settings.listen)
-    except ListenError as error:
+        listener = Listener.bind(settings.listen, tls=tls is not None)
+    except (CertificateProblem, ListenError) as error:
         _complain(error)
         return 1
     try:
-        return Supervisor(settings, build, listener, Loads(settings.workers)).run()
+        return Supervisor(settings, build, listener, Loads(settings.workers), tls).run()
     finally:
         listener.close()
         listener.remove()
@@ -79,6 +85,7 @@ class Supervisor:
     build: Callable[[], Application]
     listener: Listener
     loads: Loads
+    tls: LiveContext | None = None
     children: dict[int, Child] = field(default_factory=dict)
     requests_cut: int = 0
     _early_deaths: int = 0
@@ -166,7 +173,7 @@ class Supervisor:
                 end.close()
             self._work(slot, writes)
             code = 0
-        except (StorageError, OSError) as error:
+        except (StorageError, CannotStart, OSError) as error:
             _complain(error)
         except Exception:
             log.exception("the worker failed", pid=os.getpid())
@@ -183,6 +190,7 @@ class Supervisor:
             slot=slot,
             ready=lambda: _report(writes, b"ready"),
             lifeline=self._lifeline[0],
+            tls=self.tls,
         )
         worker.run(sockets=[self.listener.socket])
         _report(writes, b"cut %d" % worker.requests_cut)
@@ -268,9 +276,9 @@ def _prove(build: Callable[[], Application]) -> bool:
         return os.waitpid(pid, 0)[1] == 0
     code = 1
     try:
-        asyncio.run(_start_and_close(build))
+        asyncio.run(_prove_application(build))
         code = 0
-    except (StorageError, OSError) as error:
+    except (StorageError, CannotStart, OSError) as error:
         _complain(error)
     except Exception:
         log.exception("the registry cannot start")
@@ -279,10 +287,8 @@ def _prove(build: Callable[[], Application]) -> bool:
         os._exit(code)
 
 
-async def _start_and_close(build: Callable[[], Application]) -> None:
-    application = build()
-    await application.start()
-    await application.close()
+async def _prove_application(build: Callable[[], Application]) -> None:
+    await build().prove()
 
 
 def _raise_open_files() -> None:

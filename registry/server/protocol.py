@@ -50,6 +50,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flow: FlowControl = cast("FlowControl", None)
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int | None] | None = None
+        self._tls: dict[str, object] | None = None
         self._exchange: Exchange | None = None
         self._held = b""
         self._fresh = True
@@ -79,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flow = FlowControl(self._transport)
         self._client = get_remote_addr(self._transport)
         self._server = get_local_addr(self._transport)
+        self._tls = self._transport.get_extra_info("tls")
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's idea of a size
         """Lend the memory that all connections share: it is read into and emptied without a pause between."""
@@ -261,7 +263,10 @@ class Connection(asyncio.BufferedProtocol):
     # Answering
 
     async def _run(self, exchange: Exchange) -> None:
-        scope = exchange.scope(scheme="http", client=self._client, server=self._server)
+        scheme = "http" if self._tls is None else "https"
+        scope = exchange.scope(scheme=scheme, client=self._client, server=self._server)
+        if self._tls is not None:
+            scope["extensions"]["tls"] = self._tls
         try:
             await self._serving.app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:

@@ -21,19 +21,20 @@ class ListenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A bound, listening socket. `path` is that of a UNIX socket."""
+    """A bound, listening socket. `path` is that of a UNIX socket; `tls` tells what is spoken on it."""
 
     socket: socket.socket
     path: Path | None = None
+    tls: bool = False
 
     @classmethod
-    def bind(cls, listen: str) -> Self:
+    def bind(cls, listen: str, *, tls: bool = False) -> Self:
         """Listen on `host:port`, `[v6]:port`, `:port` or `unix:/path`. Raises ListenError."""
         try:
             address = parse_address(listen)
             if isinstance(address, Path):
-                return cls(_bind_unix(address), address)
-            return cls(_bind_tcp(address))
+                return cls(_bind_unix(address), address, tls)
+            return cls(_bind_tcp(address), tls=tls)
         except ValueError as error:
             raise ListenError(f"cannot listen on {listen}: {error}") from error
         except OSError as error:
@@ -41,11 +42,12 @@ class Listener:
 
     @property
     def url(self) -> str:
-        """`http://host:port` with the true port, or `unix:/path`."""
+        """`http://host:port` or `https://host:port` with the true port, or `unix:/path`."""
         if self.path is not None:
             return f"{UNIX}{self.path}"
+        scheme = "https" if self.tls else "http"
         host, port = self.socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def close(self) -> None:
         """Stop listening in this process."""

@@ -18,6 +18,7 @@ from registry.config import Limits
 from registry.server.accepting import Acceptor, Loads
 from registry.server.protocol import Connection
 from registry.server.serving import Serving
+from registry.server.tls import LiveContext, TlsServing, TlsTransport
 
 CUT_SECONDS = 2.0
 """How long the tasks of requests that were cut may take to let go of files and locks."""
@@ -32,6 +33,10 @@ log = structlog.get_logger(__name__)
 
 class Application(Protocol):
     """What is served."""
+
+    async def prove(self) -> None:
+        """Open what it needs and close it again, once ahead of all workers; raises as start does."""
+        ...
 
     async def start(self) -> None:
         """Open what it needs; raises StorageError with a message that says what to do."""
@@ -63,11 +68,14 @@ class Worker(uvicorn.Server):
         slot: int,
         ready: Callable[[], None],
         lifeline: int | None = None,
+        tls: LiveContext | None = None,
     ) -> None:
         self._application = application
         self._loads = loads
         self._slot = slot
         self._serving = Serving(application, limits, tell_count=lambda count: loads.set(slot, count))
+        self._live = tls
+        self._tls = None if tls is None else TlsServing(self._serving, tls)
         self._acceptors: list[Acceptor] = []
         self._shutdown_seconds = limits.shutdown_seconds
         self._ready = ready
@@ -92,6 +100,7 @@ class Worker(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then accept."""
         self._stamp()
+        self._look_at_files()
         await self._application.start()
         # What lives now lives as long as the worker: the collector need not walk it again.
         gc.collect()
@@ -105,6 +114,7 @@ class Worker(uvicorn.Server):
         """Called ten times a second: the limits of time need no timer for each connection."""
         if counter % 10 == 0:
             self._stamp()
+            self._look_at_files()
         now = asyncio.get_running_loop().time()
         if now - self._looked_after >= self._look_after_seconds:
             passed = now - self._looked_after if self._looked_after else 0.0
@@ -117,6 +127,8 @@ class Worker(uvicorn.Server):
         self._serving.stopping = True
         for acceptor in self._acceptors:
             acceptor.close()
+        if self._tls is not None:
+            self._tls.stop()
         for connection in tuple(self._serving.connections):
             connection.stop()
         await self._until_answered()
@@ -144,8 +156,9 @@ class Worker(uvicorn.Server):
             await asyncio.sleep(0.05)
             await self.on_tick(1)
 
-    def _connect(self) -> Connection:
-        return Connection(self._serving)
+    def _connect(self) -> asyncio.BufferedProtocol:
+        connection = Connection(self._serving)
+        return connection if self._tls is None else TlsTransport(self._tls, connection)
 
     def _is_ahead(self) -> bool:
         return self._loads.is_ahead(self._slot)
@@ -161,6 +174,10 @@ class Worker(uvicorn.Server):
         asyncio.get_running_loop().remove_reader(self._lifeline)
         log.warning("the parent process died: stopping", pid=os.getpid())
         self._stop()
+
+    def _look_at_files(self) -> None:
+        if self._live is not None:
+            self._live.look()
 
     def _stamp(self) -> None:
         self._serving.date_line = b"date: %b\r\n" % formatdate(usegmt=True).encode("ascii")

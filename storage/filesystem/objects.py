@@ -16,11 +16,12 @@ from storage.filesystem.directories import Directories, open_making
 from storage.filesystem.failures import writing_failed
 from storage.filesystem.files import open_file
 from storage.filesystem.locks import Locks
-from storage.keys import OURS
+from storage.keys import OURS, PRIVATE
 
 TEMPORARY = "/".join((OURS, "tmp"))
 LOCK_FILES = "/".join((OURS, "locks"))
 FILE_MODE = 0o644
+PRIVATE_FILE_MODE = 0o600
 PLACE_ATTEMPTS_MAX = 100
 
 _NEVER_THERE = frozenset({errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
@@ -53,7 +54,7 @@ class ObjectFiles:
 
     def create(self, key: str, body: bytes) -> str:
         """Write a new object durably and return its version. Raises AlreadyExists."""
-        with writing(key), self._temporary(body, durable=True) as temporary:
+        with writing(key), self._temporary(key, body, durable=True) as temporary:
             try:
                 self.place(key, lambda path: os.link(temporary, path))
             except FileExistsError as error:
@@ -65,7 +66,7 @@ class ObjectFiles:
 
     def put(self, key: str, body: bytes, *, durable: bool) -> str:
         """Write an object over whatever was there and return its version."""
-        with writing(key), self._temporary(body, durable=durable) as temporary:
+        with writing(key), self._temporary(key, body, durable=durable) as temporary:
             with self.locks.hold(key):
                 self.place(key, lambda path: Path(temporary).rename(path))
             if durable:
@@ -74,7 +75,7 @@ class ObjectFiles:
 
     def replace(self, key: str, body: bytes, version: str) -> str:
         """Write an object durably over `version` and return the new one. Raises VersionMismatch."""
-        with writing(key), self._temporary(body, durable=True) as temporary:
+        with writing(key), self._temporary(key, body, durable=True) as temporary:
             with self.locks.hold(key):
                 self._check(key, version)
                 self.place(key, lambda path: Path(temporary).rename(path))
@@ -143,11 +144,12 @@ class ObjectFiles:
             raise NotADirectoryError(error.errno, "a file lies where a directory should be") from error
 
     @contextlib.contextmanager
-    def _temporary(self, body: bytes, *, durable: bool) -> Iterator[str]:
-        """A new file with these bytes, fsynced if `durable`; gone at the end unless renamed."""
+    def _temporary(self, key: str, body: bytes, *, durable: bool) -> Iterator[str]:
+        """A new file with the bytes of an object, fsynced if `durable`; gone at the end unless renamed."""
         path = f"{self.root}/{TEMPORARY}/{secrets.token_hex(16)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = open_making(self.directories, path, flags, FILE_MODE)
+        mode = PRIVATE_FILE_MODE if key.startswith(PRIVATE) else FILE_MODE
+        descriptor = open_making(self.directories, path, flags, mode)
         try:
             try:
                 write_all(descriptor, body)

@@ -51,6 +51,10 @@ class Answer:
         """The code of the first error."""
         return str(json.loads(self.body)["errors"][0]["code"])
 
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
 
 class Http(httpx.AsyncClient):
     """Takes paths below `/v2/`, and Locations as they come; checks every answer."""

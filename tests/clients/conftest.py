@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.containerd import Containerd, containerd_daemon
 from tests.clients.contents import Contents
 from tests.clients.daemon import Docker, docker_daemon
 from tests.clients.layouts import Layout
@@ -57,4 +58,14 @@ def docker() -> Iterator[Docker]:
     tool_or_skip("containerd")
     # Not below pytest's own directory: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="ph-docker-") as place, docker_daemon(client, daemon, Path(place)) as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def containerd() -> Iterator[Containerd]:
+    """Return the ctr command with a containerd of its own behind it; both end with the session."""
+    if os.geteuid() != 0:
+        pytest.skip("containerd runs as root")
+    daemon, client = tool_or_skip("containerd"), tool_or_skip("ctr")
+    with tempfile.TemporaryDirectory(prefix="ph-ctr-") as place, containerd_daemon(client, daemon, Path(place)) as up:
         yield up

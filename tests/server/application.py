@@ -33,6 +33,11 @@ class Application:
         if self.trouble.startswith("/") and Path(self.trouble).exists():
             os._exit(7)
 
+    async def prove(self) -> None:
+        """Start and close."""
+        await self.start()
+        await self.close()
+
     async def close(self) -> None:
         """Say that it was closed."""
         sys.stderr.write("closed\n")

@@ -1,0 +1,1 @@
+"""The audit trail: chained, shared by processes, healed after crashes, and verified."""
