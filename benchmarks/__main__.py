@@ -61,7 +61,8 @@ def _positive(text: str) -> int:
     return number
 
 
-def _measure(scenario: Scenario, peers: Sequence[Peer], count: int, mebibytes: int, place: Path) -> Rounds:
+def _measure(scenario: Scenario, all_peers: Sequence[Peer], count: int, mebibytes: int, place: Path) -> Rounds:
+    peers = [peer for peer in all_peers if scenario.measures(peer.name)]
     rounds: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
     for number in range(count):
         first = number % len(peers)  # nobody is always the one who comes after a certain other

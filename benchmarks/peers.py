@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.wire import Unexpected, connected
+from registry.auth.htpasswd import add_user
+from registry.auth.passwords import hash_password
 from tests.distribution import V3, serving_distribution
 from tests.running import Server, eventually, free_port, start
 from tests.tools import find_tool, how_to_get
@@ -18,7 +20,12 @@ Serving = Callable[[Path], AbstractContextManager[Server]]
 
 SUBJECT = "pierhead"
 BASELINE = "distribution"
-"""What every ratio is a ratio to."""
+"""What a ratio is a ratio to, unless a scenario says otherwise."""
+
+PRIVATE = "pierhead-private"
+"""Pierhead where everybody has to log in."""
+
+USER, PASSWORD = "bench", "a password for the benchmarks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +36,17 @@ class Peer:
     serving: Serving
 
 
-def pierhead(name: str, workers: int) -> Peer:
+def pierhead(name: str, workers: int, *, private: bool = False) -> Peer:
     """Return Pierhead with that many workers."""
 
     @contextlib.contextmanager
     def serving(directory: Path) -> Iterator[Server]:
+        arguments: list[str] = []
+        if private:
+            add_user(directory / "users", USER, hash_password(USER, PASSWORD))
+            arguments = ["--htpasswd", str(directory / "users")]
         # Not `with serving`: when a measurement fails, its log is to be seen.
-        server = start(directory / "data", log=directory / "log", workers=workers)
+        server = start(directory / "data", log=directory / "log", workers=workers, arguments=arguments)
         try:
             yield server
         finally:
@@ -53,7 +64,7 @@ def available() -> tuple[list[Peer], list[str]]:
     distribution = find_tool(V3)
     if distribution is None:
         raise Unexpected(how_to_get(V3))
-    peers = [pierhead(SUBJECT, workers)]
+    peers = [pierhead(SUBJECT, workers), pierhead(PRIVATE, workers, private=True)]
     if workers > 1:
         peers.append(pierhead(f"{SUBJECT}-1-worker", 1))
     peers.append(

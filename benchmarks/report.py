@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.peers import BASELINE, SUBJECT
-from benchmarks.scenarios import Figures, Metric, Scenario
+from benchmarks.peers import BASELINE, PRIVATE, SUBJECT
+from benchmarks.scenarios import SCENARIOS, Figures, Metric, Scenario
 
 Rounds = Mapping[str, Sequence[Figures]]
 """By peer, the figures of each round; the n-th of one peer was measured beside the n-th of another."""
@@ -36,17 +36,19 @@ class Goal:
     limit: float
     ratio: bool
     at_least: bool = False
+    subject: str = SUBJECT
+    baseline: str = BASELINE
 
     def __str__(self) -> str:
-        what = f"{self.metric} as a ratio to {BASELINE}" if self.ratio else f"{self.metric} beyond idle"
+        what = f"{self.metric} as a ratio to {self.baseline}" if self.ratio else f"{self.metric} beyond idle"
         limit = f"{self.limit:g}" if self.ratio else shown(self.limit, "bytes")
         return f"{self.scenario}: {what} {'at least' if self.at_least else 'at most'} {limit}"
 
     def measured(self, rounds: Rounds) -> float:
         """Return the median that is held against the limit."""
         if self.ratio:
-            return ratios(rounds, SUBJECT, self.metric).median
-        return Spread.of([figures[self.metric] for figures in rounds[SUBJECT]]).median
+            return ratios(rounds, self.subject, self.metric, self.baseline).median
+        return Spread.of([figures[self.metric] for figures in rounds[self.subject]]).median
 
     def holds(self, rounds: Rounds) -> bool:
         """Whether the median keeps to the limit."""
@@ -58,19 +60,20 @@ GOALS = (
     Goal("push-large", "wall", 1.0, ratio=True),
     Goal("push-large", "memory", 150e6, ratio=False),
     Goal("get-manifest", "rate", 1.0, ratio=True, at_least=True),
+    Goal("push-private", "cpu", 1.15, ratio=True, subject=PRIVATE, baseline=SUBJECT),
 )
 
 
-def ratios(rounds: Rounds, peer: str, metric: str) -> Spread:
+def ratios(rounds: Rounds, peer: str, metric: str, baseline: str = BASELINE) -> Spread:
     """Sum up the ratios of a peer's figures to the baseline's, each to the one measured beside it."""
-    pairs = zip(rounds[peer], rounds[BASELINE], strict=True)
+    pairs = zip(rounds[peer], rounds[baseline], strict=True)
     return Spread.of([one[metric] / other[metric] if other[metric] else float("inf") for one, other in pairs])
 
 
 def lines(scenario: Scenario, rounds: Rounds) -> list[str]:
     """Render one scenario: a line for each metric and peer."""
-    rows = [("", "median", "min - max", f"ratio to {BASELINE}", "min - max")]
-    rows += [_row(metric, peer, rounds) for metric in scenario.metrics for peer in rounds]
+    rows = [("", "median", "min - max", f"ratio to {scenario.baseline}", "min - max")]
+    rows += [_row(metric, peer, rounds, scenario.baseline) for metric in scenario.metrics for peer in rounds]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [scenario.title, *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
 
@@ -99,7 +102,7 @@ def as_json(measured: Mapping[str, Rounds], *, mebibytes: int) -> dict[str, obje
     return {
         "machine": machine(),
         "mebibytes": mebibytes,
-        "baseline": BASELINE,
+        "baselines": {scenario.name: scenario.baseline for scenario in SCENARIOS if scenario.name in measured},
         "figures": measured,
         "goals": [
             {"goal": str(goal), "measured": figure, "holds": holds} for goal, figure, holds in verdicts(measured)
@@ -116,13 +119,13 @@ def shown(figure: float, unit: str) -> str:
     return f"{figure:.0f}{unit}" if unit == "/s" else f"{figure:.2f} {unit}"
 
 
-def _row(metric: Metric, peer: str, rounds: Rounds) -> tuple[str, str, str, str, str]:
+def _row(metric: Metric, peer: str, rounds: Rounds, baseline: str) -> tuple[str, str, str, str, str]:
     spread = Spread.of([figures[metric.name] for figures in rounds[peer]])
-    ratio = ratios(rounds, peer, metric.name)
+    ratio = ratios(rounds, peer, metric.name, baseline)
     return (
         f"{metric.name}, {peer}",
         shown(spread.median, metric.unit),
         f"{shown(spread.least, metric.unit)} - {shown(spread.greatest, metric.unit)}",
-        "1" if peer == BASELINE else f"{ratio.median:.2f}",
-        "" if peer == BASELINE else f"{ratio.least:.2f} - {ratio.greatest:.2f}",
+        "1" if peer == baseline else f"{ratio.median:.2f}",
+        "" if peer == baseline else f"{ratio.least:.2f} - {ratio.greatest:.2f}",
     )

@@ -1,5 +1,7 @@
 """What is measured. Each scenario is given a server with an empty store, and returns figures by name."""
 
+import base64
+import hashlib
 import json
 import os
 import time
@@ -9,8 +11,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from benchmarks.load import read_often, write_by_many
+from benchmarks.peers import BASELINE, PASSWORD, PRIVATE, SUBJECT, USER
 from benchmarks.processes import cpu_seconds, peak_bytes, reset_peak, resident_bytes
-from benchmarks.wire import Connection, Content, connected, push_blob, with_digest
+from benchmarks.wire import Connection, Content, Unexpected, connected, push_blob, with_digest
 from tests.running import Server
 
 REPOSITORY = "bench/app"
@@ -20,6 +23,7 @@ WARM_UP_SECONDS = 1
 READERS = 16
 SMALL_BLOBS, SMALL_BYTES, WRITERS = 200, 10_000, 8
 TAGS = 1000
+IMAGES = 200
 
 Figures = Mapping[str, float]
 
@@ -35,12 +39,21 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A piece of work; `run` does it once. `mebibytes` is the size of what is large."""
+    """A piece of work; `run` does it once. `mebibytes` is the size of what is large.
+
+    With `peers` only those are measured; otherwise all but PRIVATE.
+    """
 
     name: str
     title: str
     metrics: tuple[Metric, ...]
     run: Callable[[Server, int], Figures]
+    baseline: str = BASELINE
+    peers: tuple[str, ...] = ()
+
+    def measures(self, peer: str) -> bool:
+        """Whether a peer takes part."""
+        return peer in self.peers if self.peers else peer != PRIVATE
 
 
 def push_large(server: Server, mebibytes: int) -> Figures:
@@ -86,6 +99,21 @@ def push_small(server: Server, _: int) -> Figures:
     return {"rate": SMALL_BLOBS / watch.figures["wall"], "cpu": watch.figures["cpu"] / SMALL_BLOBS}
 
 
+def push_images(server: Server, _: int) -> Figures:
+    """Push many small images as docker does: HEAD, POST, PUT, HEAD for each blob, and the manifest; with a token."""
+    headers = _login(server)
+    images = [os.urandom(16) for _ in range(IMAGES)]
+
+    def push(connection: Connection, number: bytes) -> None:
+        connection.headers = headers
+        _put_manifest(connection, number.hex(), _image(connection, ask=True))
+
+    write_by_many(server.address, push, images[:WRITERS], clients=WRITERS)
+    with _Stopwatch(server.process.pid) as watch:
+        write_by_many(server.address, push, images, clients=WRITERS)
+    return {"rate": IMAGES / watch.figures["wall"], "cpu": watch.figures["cpu"] / IMAGES}
+
+
 def list_tags(server: Server, _: int) -> Figures:
     """List a thousand tags, whole."""
     target = f"/v2/{REPOSITORY}/tags/list"
@@ -115,6 +143,14 @@ SCENARIOS = (
         (_RATE, _CPU_EACH),
         push_small,
     ),
+    Scenario(
+        "push-private",
+        f"{IMAGES} small images pushed by {WRITERS} clients, with a token where everybody has to log in",
+        (_RATE, _CPU_EACH),
+        push_images,
+        baseline=SUBJECT,
+        peers=(SUBJECT, PRIVATE),
+    ),
     Scenario("list-tags", f"{TAGS} tags listed", (_RATE, _CPU_EACH), list_tags),
 )
 
@@ -142,10 +178,33 @@ def _push(connection: Connection, content: Content) -> None:
     connection.request("PUT", with_digest(sent.location, content.digest), expected=201)
 
 
-def _image(connection: Connection) -> bytes:
-    """Push the blobs of a small image, and return its manifest."""
+def _login(server: Server) -> Mapping[str, str]:
+    """Get a token, where one is needed, and return the header to send."""
+    pair = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    with connected(server.address) as connection:
+        try:
+            connection.request("GET", "/v2/", expected=200)
+        except Unexpected:
+            pass
+        else:
+            return {}
+    with connected(server.address) as connection:
+        target = f"/token?service=pierhead&scope=repository:{REPOSITORY}:pull,push"
+        _, body = connection.request("GET", target, expected=200, headers={"Authorization": f"Basic {pair}"})
+        return {"Authorization": f"Bearer {json.loads(body)['token']}"}
+
+
+def _image(connection: Connection, *, ask: bool = False) -> bytes:
+    """Push the blobs of a small image, and return its manifest; with `ask`, look for them before and after."""
     blobs = {"config": os.urandom(1000), "layer": os.urandom(SMALL_BYTES)}
+    if ask:
+        for blob in blobs.values():
+            digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+            connection.request("HEAD", f"/v2/{REPOSITORY}/blobs/{digest}", expected=404)
     digests = {name: push_blob(connection, REPOSITORY, blob) for name, blob in blobs.items()}
+    if ask:
+        for digest in digests.values():
+            connection.request("HEAD", f"/v2/{REPOSITORY}/blobs/{digest}", expected=200)
     types = {"config": "config.v1+json", "layer": "layer.v1.tar"}
     config, layer = (
         {"mediaType": f"application/vnd.oci.image.{types[name]}", "digest": digests[name], "size": len(blobs[name])}

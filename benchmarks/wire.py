@@ -40,6 +40,8 @@ class Connection:
         self._socket = socket.create_connection((host, int(port)))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
+        self.headers: Mapping[str, str] = {}
+        """What goes out with every request."""
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +84,8 @@ class Connection:
         return length
 
     def _head(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address}", *(f"{k}: {v}" for k, v in headers.items())]
+        sent = {**self.headers, **headers}
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address}", *(f"{k}: {v}" for k, v in sent.items())]
         return "\r\n".join([*lines, "", ""]).encode()
 
     def _answer(self, method: str, target: str, expected: int) -> Answer:

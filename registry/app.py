@@ -25,8 +25,8 @@ from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
 from registry.asgi import AnswerBroken, CannotStart
 from registry.audit.chain import KeyInvalid, load_key
-from registry.audit.events import Event, EventKind
-from registry.audit.trails import Trail
+from registry.audit.events import EventKind
+from registry.audit.trails import AuditUnavailable, Trail
 from registry.audit.watching import FileWatch
 from registry.auth.authenticator import Authenticator
 from registry.auth.callers import everybody
@@ -75,6 +75,7 @@ class AuditParts:
     """What keeps the audit trail."""
 
     trail: Trail
+    auditor: Auditor
     watch: FileWatch
 
 
@@ -137,7 +138,9 @@ class Registry:
                     remedy="run pierhead adopt on the data directory; serving may go on",
                 )
             if self._audit is not None:
-                await self._audit.trail.write(Event(EventKind.STARTED, actor="operator"))
+                await self._audit.auditor.write(EventKind.STARTED, actor="operator", address="")
+        except AuditUnavailable as error:
+            raise CannotStart("the audit trail can't be written: the log has the reason") from error
         finally:
             await self.close()
 
@@ -214,9 +217,9 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     shared = shared or share(settings)
     try:
         audit = _build_audit(settings, driver)
-        auditor = Auditor(None if audit is None else audit.trail, required=settings.audit.required)
+        auditor = Auditor(None, required=False) if audit is None else audit.auditor
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
-    except (IssuerConfigInvalid, KeyInvalid) as error:
+    except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
     blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
     removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
@@ -270,26 +273,38 @@ def check_files(settings: Settings) -> None:
         raise CannotStart(str(error)) from error
 
 
-def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
+def make_trail(settings: Settings, driver: Driver) -> Trail | None:
+    """Make the audit trail that the settings ask for. Raises CannotStart if its key can't be used."""
     audit = settings.audit
     if not audit.is_on:
         return None
-    trail = Trail(
+    try:
+        key = None if audit.key_file is None else load_key(audit.key_file)
+    except KeyInvalid as error:
+        raise CannotStart(str(error)) from error
+    return Trail(
         audit.file,
         stdout=audit.stdout,
         driver=driver,
-        key=None if audit.key_file is None else load_key(audit.key_file),
+        key=key,
         sync=audit.sync,
         bytes_max=audit.bytes_max,
         keep=audit.keep,
     )
+
+
+def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
+    trail = make_trail(settings, driver)
+    if trail is None:
+        return None
     files = {
         settings.auth.policy: EventKind.POLICY_CHANGED,
         settings.auth.htpasswd: EventKind.USERS_CHANGED,
         settings.tls.certificate: EventKind.CERTIFICATE_CHANGED,
     }
     watched = {path: kind for path, kind in files.items() if path is not None}
-    return AuditParts(trail, FileWatch(trail, driver, watched))
+    auditor = Auditor(trail, required=settings.audit.required)
+    return AuditParts(trail, auditor, FileWatch(trail, driver, watched))
 
 
 def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Auditor) -> Gate:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.peers import BASELINE, SUBJECT
+from benchmarks.peers import BASELINE, PRIVATE, SUBJECT
 from benchmarks.processes import cpu_seconds, family, peak_bytes, reset_peak, resident_bytes
 from benchmarks.report import GOALS, ratios, verdicts
 from benchmarks.scenarios import SCENARIOS
@@ -105,13 +105,19 @@ def figures(*, wall: float = 1, memory: float = 1e6, rate: float = 100) -> dict[
         ("push-large", figures(memory=151e6), {"wall": True, "memory": False}),
         ("get-manifest", figures(), {"rate": True}),
         ("get-manifest", figures(rate=99), {"rate": False}),
+        ("push-private", figures(), {"cpu": True}),
+        ("push-private", {**figures(), "cpu": 1.16}, {"cpu": False}),
         ("list-tags", figures(rate=1), {}),
     ],
 )
 def test_a_goal_is_missed_as_soon_as_its_limit_is_passed(
     scenario: str, subject: dict[str, float], held: dict[str, bool]
 ) -> None:
-    found = verdicts({scenario: {SUBJECT: [subject], BASELINE: [figures()]}})
+    rounds = {SUBJECT: [subject], BASELINE: [figures()]}
+    if scenario == "push-private":
+        rounds = {PRIVATE: [subject], SUBJECT: [figures()]}
+
+    found = verdicts({scenario: rounds})
 
     assert {goal.metric: holds for goal, _, holds in found} == held
 
@@ -122,7 +128,7 @@ def test_goals_are_about_scenarios_that_exist() -> None:
     assert all(goal.metric in metrics[goal.scenario] for goal in GOALS)
 
 
-@pytest.mark.parametrize("scenario", ["push-large", "pull-large", "push-small"])
+@pytest.mark.parametrize("scenario", ["push-large", "pull-large", "push-small", "push-private"])
 def test_a_short_run_measures_every_registry(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
     tool_or_skip(V3)
 
@@ -130,7 +136,7 @@ def test_a_short_run_measures_every_registry(scenario: str, capsys: pytest.Captu
 
     printed = json.loads(capsys.readouterr().out)
     measured = printed["figures"][scenario]
-    assert {SUBJECT, BASELINE} <= set(measured)
+    assert {SUBJECT, PRIVATE if scenario == "push-private" else BASELINE} <= set(measured)
     assert all(
         rounds and all(figure > 0 for name, figure in rounds[0].items() if name in {"wall", "rate"})
         for rounds in measured.values()

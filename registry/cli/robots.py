@@ -6,11 +6,14 @@ import pwd
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from registry.audit.events import Event, EventKind
+from registry.audit.trails import AuditUnavailable, Trail
 from registry.auth.globs import GlobError
 from registry.auth.identities import Grant
 from registry.auth.robots import RobotError, Robots, TooManyTokens, check_robot_name, parse_actions
@@ -25,7 +28,11 @@ from storage.layout import check_layout
 from storage.robots import RobotStore, RobotToken
 
 REFUSED = 1
+COULD_NOT = 3
 EXPIRES_SECONDS_MAX = 100 * 366 * 86400.0
+
+Record = Callable[[EventKind, RobotToken], Awaitable[None]]
+Work = Callable[[Robots, Record], Awaitable[int]]
 
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help="The robot's name.", show_default=False)]
 Repositories = Annotated[
@@ -76,12 +83,17 @@ def create(
     # Asked before the command becomes the owner of the store.
     grants, operator = [Grant(tuple(repo), actions)], _operator()
 
-    async def work(robots: Robots) -> int:
+    async def work(robots: Robots, record: Record) -> int:
         try:
             text, token = await robots.create(name, grants, expires_seconds=seconds, created_by=operator)
         except (RobotError, GlobError) as error:
             _say("create", str(error))
             return REFUSED if isinstance(error, TooManyTokens) else USAGE
+        try:
+            await record(EventKind.TOKEN_CREATED, token)
+        except AuditUnavailable:
+            await robots.revoke(token.id)
+            raise
         typer.echo(f"created token {token.id} of {name}, which {_ends(token)}; it is not shown again", err=True)
         typer.echo(text)
         return 0
@@ -96,7 +108,7 @@ def list_tokens(*, data: Data = None, config: Config = None, as_json: AsJson = F
     Exit code: 0 listed, 2 usage, 3 it could not.
     """
 
-    async def work(robots: Robots) -> int:
+    async def work(robots: Robots, _record: Record) -> int:
         async for token in robots.list():
             typer.echo(_json(token) if as_json else _line(token))
         return 0
@@ -111,9 +123,10 @@ def revoke(target: Target, data: Data = None, config: Config = None) -> None:
     Exit code: 0 revoked, 1 there was none, 2 usage, 3 it could not.
     """
 
-    async def work(robots: Robots) -> int:
+    async def work(robots: Robots, record: Record) -> int:
         found = await robots.revoke(target)
         for token in found:
+            await record(EventKind.TOKEN_REVOKED, token)
             typer.echo(f"revoked token {token.id} of {token.name}", err=True)
         if not found:
             _say("revoke", f"there is no robot and no token {target}")
@@ -122,20 +135,41 @@ def revoke(target: Target, data: Data = None, config: Config = None) -> None:
     _work("revoke", data, config, work)
 
 
-def _work(command: str, data: Path | None, config: Path | None, work: Callable[[Robots], Awaitable[int]]) -> None:
+def _work(command: str, data: Path | None, config: Path | None, work: Work) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    directory = load_or_exit(config, {"data": data}).settings.data
+    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
+    from registry.asgi import CannotStart  # noqa: PLC0415
+
+    settings, operator = load_or_exit(config, {"data": data}).settings, _operator()
 
     async def opened() -> int:
-        driver = FileSystemDriver(directory)
+        driver = FileSystemDriver(settings.data)
+        trail: Trail | None = None
         try:
             await driver.start()
             await check_layout(driver)
-            return await work(Robots(RobotStore(driver)))
+            trail = None if command == "list" else make_trail(settings, driver)
+            if trail is not None:
+                await trail.start()
+            return await work(Robots(RobotStore(driver)), partial(_record, trail, operator))
+        except (AuditUnavailable, CannotStart) as error:
+            _say(command, str(error))
+            return COULD_NOT
         finally:
+            if trail is not None:
+                await trail.close()
             await driver.close()
 
-    raise typer.Exit(run(f"token {command}", directory, opened))
+    raise typer.Exit(run(f"token {command}", settings.data, opened))
+
+
+async def _record(trail: Trail | None, operator: str, kind: EventKind, token: RobotToken) -> None:
+    """Write down in the audit trail, if there is one, what was done with a token. Raises AuditUnavailable."""
+    if trail is None:
+        return
+    grants = "; ".join(f"{','.join(grant.actions)} in {','.join(grant.repositories)}" for grant in token.grants)
+    detail = {"robot": token.name, "token": token.id, "grants": grants}
+    await trail.write(Event(kind, actor=f"operator:{operator}", detail=detail))
 
 
 def _say(command: str, text: str) -> None:

@@ -1,0 +1,1 @@
+"""A private registry from end to end: served by its processes, asked over HTTP."""
