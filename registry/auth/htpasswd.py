@@ -21,14 +21,9 @@ from types import MappingProxyType
 import structlog
 
 from registry.auth.basic import USER_BYTES_MAX
+from registry.watched import FileProblem, WatchedFile, read_regular
 
 FILE_BYTES_MAX = 8 << 20
-LOOK_SECONDS = 1.0
-"""How often the file is looked at, at most."""
-
-SETTLED_SECONDS = 2.0
-"""A file that was written so lately may be written again without a difference in time, size and inode."""
-
 COST_MIN, COST_MAX = 4, 16
 """What a hash may cost to compare, as a power of two. At 16 it takes seconds, beyond it would hold up everybody."""
 
@@ -157,92 +152,40 @@ def _why_unusable(stored: str) -> str:
     return ""
 
 
-_Signature = tuple[int, int, int, int]
-
-
 class HtpasswdFile:
     """The table of a file that other programs write meanwhile. While the file is broken, the last table holds."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
-        self._clock = clock
-        self._table = Table()
-        self._signature: _Signature | None = None
-        self._complaint = ""
-        self._is_settled = False
-        self._looked = 0.0
+        self._told: tuple[str, ...] = ()
+        self._file = WatchedFile(path, self._read, what="users", initial=Table(), clock=clock)
 
     def load(self) -> Table:
         """Read the file now. Raises HtpasswdError."""
-        self._looked = self._clock()
-        self._signature = None
-        self._read()
-        return self._table
+        return self._file.load()
 
     def current(self) -> Table:
-        """The table, read again when the file has changed; that is looked for once in LOOK_SECONDS.
+        """The table, read again when the file has changed. Never raises: what is wrong with the file is logged."""
+        return self._file.current()
 
-        Never raises. What is wrong with the file is logged once for each change.
-        """
-        now = self._clock()
-        if 0 <= now - self._looked < LOOK_SECONDS:
-            return self._table
-        self._looked = now
-        try:
-            self._read()
-        except HtpasswdError as error:
-            self._complain(str(error))
-        return self._table
-
-    def _read(self) -> None:
-        try:
-            if self._is_settled and _signature(self._path.stat()) == self._signature:
-                return
-            text, found = _read_file(self._path)
-        except OSError as error:
-            self._signature, self._is_settled = None, False
-            raise HtpasswdError(f"{self._path}: the file can't be read: {error.strerror}") from None
-        signature = _signature(found)
-        is_known, self._signature = signature == self._signature, signature
-        self._is_settled = abs(self._clock() - found.st_mtime) > SETTLED_SECONDS
-        table = parse(text, name=str(self._path))
-        self._complaint = ""
-        if table.problems and not (is_known and table.problems == self._table.problems):
+    def _read(self, path: Path) -> Table:
+        table = parse(_read_file(path), name=str(path))
+        if table.problems and table.problems != self._told:
             log.warning(
                 "lines of the file of users are not used",
-                file=str(self._path),
+                file=str(path),
                 lines=len(table.problems),
                 problems="; ".join(table.problems[:PROBLEMS_LOGGED_MAX]),
             )
-        self._table = table
-
-    def _complain(self, reason: str) -> None:
-        told = f"{self._signature} {reason}"
-        if told != self._complaint:
-            self._complaint = told
-            log.error(
-                "the file of users can't be used",
-                file=str(self._path),
-                reason=reason,
-                remedy="the last one holds: mend it",
-            )
+        self._told = table.problems
+        return table
 
 
-def _signature(found: os.stat_result) -> _Signature:
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
-
-
-def _read_file(path: Path) -> tuple[bytes, os.stat_result]:
-    # Not blocking: a FIFO without a writer would hold up the event loop.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise HtpasswdError(f"{path}: it is no file")
-        text = file.read(FILE_BYTES_MAX + 1)
-    if len(text) > FILE_BYTES_MAX:
-        raise HtpasswdError(f"{path}: the file is larger than {FILE_BYTES_MAX >> 20} MiB")
-    return text, found
+def _read_file(path: Path) -> bytes:
+    try:
+        return read_regular(path, FILE_BYTES_MAX)
+    except FileProblem as error:
+        raise HtpasswdError(f"{path}: {error}") from None
 
 
 def users(path: Path) -> list[tuple[str, str]]:
@@ -296,14 +239,11 @@ def _numbers(text: bytes, user: str, path: Path) -> list[int]:
 
 
 def _text_of(path: Path, *, must_exist: bool) -> bytes:
-    try:
-        return _read_file(path)[0]
-    except FileNotFoundError:
-        if must_exist:
-            raise HtpasswdError(f"{path}: there is no such file") from None
-        return b""
-    except OSError as error:
-        raise HtpasswdError(f"{path}: the file can't be read: {error.strerror}") from None
+    if path.exists():
+        return _read_file(path)
+    if must_exist:
+        raise HtpasswdError(f"{path}: there is no such file")
+    return b""
 
 
 def _edit(path: Path, change: Callable[[bytes], bytes], *, must_exist: bool) -> None:

@@ -15,11 +15,10 @@ from cryptography import x509
 from registry.auth.jwks import KeySet, KeySetInvalid, PublicKey, certified_keys, parse_key_set
 from registry.auth.jwts import TokenInvalid
 from registry.strict_json import parse_object
+from registry.watched import FileProblem, WatchedFile, read_regular
 
 FILE_BYTES_MAX = 1 << 20
 DOCUMENT_BYTES_MAX = 256 << 10
-FILE_SECONDS = 1.0
-"""How often a file is looked at for a change."""
 FRESH_SECONDS = 3600.0
 """How long fetched keys are used before they are fetched again."""
 FETCH_SECONDS = 60.0
@@ -43,8 +42,10 @@ class KeysUnavailable(TokenInvalid):
 class KeySource(Protocol):
     """The keys of one issuer, as of now."""
 
-    generation: int
-    """Counts the times that keys have changed: what an earlier generation has verified is verified no more."""
+    @property
+    def generation(self) -> int:
+        """Counts the times that keys have changed: what an earlier generation has verified is verified no more."""
+        ...
 
     def look(self) -> None:
         """Take notice of changes that can be seen without waiting."""
@@ -62,64 +63,34 @@ class FileKeys:
     """
 
     def __init__(self, path: Path, read: Callable[[bytes], KeySet], *, clock: Callable[[], float]) -> None:
-        self.generation = 0
-        self._path = path
-        self._read = read
-        self._clock = clock
-        self._looked = clock()
-        self._seen = self._stamp()
+        self._parse = read
+        self._file = WatchedFile(path, self._read, what="keys of an issuer", clock=clock)
         try:
-            self._keys = self._load()
+            self._file.load()
         except KeySetInvalid as error:
             raise IssuerConfigInvalid(f"{path}: {error}") from None
 
+    @property
+    def generation(self) -> int:
+        """Grows when the file has changed."""
+        return self._file.generation
+
     def look(self) -> None:
         """Read the file again if it has changed."""
-        now = self._clock()
-        if 0 <= now - self._looked < FILE_SECONDS:
-            return
-        self._looked = now
-        stamp = self._stamp()
-        if stamp == self._seen:
-            return
-        self._seen = stamp
-        try:
-            self._keys = self._load()
-        except KeySetInvalid as error:
-            log.error(
-                "the keys in a file can't be read: those read before stay in use",
-                path=str(self._path),
-                reason=str(error),
-            )
-        else:
-            self.generation += 1
-            log.info("read the keys of an issuer again", path=str(self._path))
+        self._file.current()
 
     async def find(self, kid: str | None, algorithm: str) -> PublicKey:
         """The key that a token names. Raises TokenInvalid."""
-        self.look()
-        found = self._keys.find(kid, algorithm)
+        found = self._file.current().find(kid, algorithm)
         if found is None:
             raise TokenInvalid("it is signed with a key that its issuer is not known to have")
         return found
 
-    def _stamp(self) -> tuple[int, ...]:
-        # A file that is replaced by rename(2) within one tick of the clock has another inode.
+    def _read(self, path: Path) -> KeySet:
         try:
-            stat = self._path.stat()
-        except OSError:
-            return ()
-        return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-
-    def _load(self) -> KeySet:
-        try:
-            with self._path.open("rb") as file:
-                body = file.read(FILE_BYTES_MAX + 1)
-        except OSError as error:
-            raise KeySetInvalid(f"it can't be read: {error.strerror}") from None
-        if len(body) > FILE_BYTES_MAX:
-            raise KeySetInvalid(f"it has more than {FILE_BYTES_MAX} bytes")
-        return self._read(body)
+            return self._parse(read_regular(path, FILE_BYTES_MAX))
+        except FileProblem as error:
+            raise KeySetInvalid(str(error)) from None
 
 
 def read_certificates(body: bytes) -> tuple[x509.Certificate, ...]:

@@ -15,7 +15,9 @@ from typing import TypeVar
 from registry.auth.globs import GlobError, Globs, has_wildcards
 from registry.auth.identities import ANONYMOUS, Action, Grant, Identity, Kind
 from registry.findings import printable
+from registry.watched import FileProblem, read_regular
 
+FILE_BYTES_MAX = 8 << 20
 NAMES_KEPT_MAX = 4096
 GRANTS_KEPT_MAX = 1024
 
@@ -120,9 +122,9 @@ class Policy:
     def load(cls, path: Path) -> "Policy":
         """Read a policy file. Raises PolicyError, also if it can't be read."""
         try:
-            text = path.read_bytes().decode()
-        except OSError as error:
-            raise PolicyError(f"{printable(str(path))}: the policy file can't be read: {error.strerror}") from None
+            text = read_regular(path, FILE_BYTES_MAX).decode()
+        except FileProblem as error:
+            raise PolicyError(f"{printable(str(path))}: {error}") from None
         except UnicodeDecodeError as error:
             raise PolicyError(f"{printable(str(path))}: not UTF-8, from byte {error.start} on") from None
         return cls.parse(text, source=str(path))

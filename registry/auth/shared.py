@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from registry.auth.htpasswd import HtpasswdFile
 from registry.auth.policy import DEFAULT_WITHOUT_FILE, Policy
-from registry.auth.policy_file import PolicyFile
 from registry.auth.throttle import RateLimit, Throttle
 from registry.config import Auth
+from registry.watched import WatchedFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,6 @@ class Shared:
             users.load()
         if settings.policy is None:
             return cls(Throttle(), rate, users, lambda: DEFAULT_WITHOUT_FILE)
-        file = PolicyFile(settings.policy)
+        file = WatchedFile(settings.policy, Policy.load, what="policy")
         file.load()
         return cls(Throttle(), rate, users, file.current)

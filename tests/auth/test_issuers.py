@@ -311,7 +311,7 @@ async def test_a_file_that_is_broken_later_leaves_the_keys_in_use(
             clock.now += 1
             await issuers.identify(issuer.token())
 
-    assert [(line["log_level"], line["path"]) for line in logs] == [("error", str(file))]
+    assert [(line["log_level"], line["file"]) for line in logs] == [("error", str(file))]
 
 
 async def test_of_two_configurations_for_one_issuer_the_one_that_fits_is_taken(

@@ -379,7 +379,7 @@ def test_a_file_is_read_and_one_that_can_not_be_is_told_in_one_line(tmp_path: Pa
     path.write_bytes(b'# \xff\n[[rules]]\nwho = ["x"]')
     with pytest.raises(PolicyError, match=rf"^{path}: not UTF-8"):
         Policy.load(path)
-    with pytest.raises(PolicyError, match=rf"^{tmp_path}/none: the policy file can't be read: No such file"):
+    with pytest.raises(PolicyError, match=rf"^{tmp_path}/none: it can't be read: No such file"):
         Policy.load(tmp_path / "none")
 
 
