@@ -14,7 +14,7 @@ from registry.manifests import Manifests, Pushed
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
 from storage.digest import Digest
 
-TAGS_CACHED: Header = (b"cache-control", b"no-cache")
+TAGS_CACHED: Header = (b"cache-control", b"private, no-cache")
 DIGESTS_CACHED: Header = (b"cache-control", b"private, max-age=31536000, immutable")
 MEDIA_TYPE_CHARACTERS_MAX = 255
 

@@ -89,7 +89,7 @@ class UploadEndpoints:
             return None
         if source is not None and not request.caller.may(Action.PULL, source):
             return None  # as if there were no such blob: whether there is one is not theirs to know
-        mounted = await self._uploads.mount(request.repository, digest, source, shows=request.caller.shows())
+        mounted = await self._uploads.mount(request.repository, digest, source, shows=request.caller.pulls())
         return digest if mounted else None
 
     async def _ranged_body(self, request: Request, upload: str) -> Body:

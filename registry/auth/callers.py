@@ -66,6 +66,16 @@ class Caller:
         reach = self.reach
         return lambda repository: reach is not None and reach.includes(Action.PULL, repository)
 
+    def pulls(self) -> Callable[[str], bool]:
+        """What says of a repository whether they may pull from it with this request, as `may` does: for many of them.
+
+        A token for some repositories must not find blobs in others that a listing would show.
+        """
+        shows, reach = self.shows(), self.reach
+        if reach is None:
+            return shows
+        return lambda repository: reach.includes(Action.PULL, repository) and shows(repository)
+
 
 def everybody(address: str) -> Caller:
     """The caller where nobody has to say who they are."""

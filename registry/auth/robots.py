@@ -110,6 +110,8 @@ class Robots:
 
         Raises StorageUnavailable.
         """
+        if not _NAME.fullmatch(name) or not token.isalnum():
+            return None  # they become parts of a key
         found = await self._find(name, token)
         if found is None or not found.is_live(self._clock()):
             return None

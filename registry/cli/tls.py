@@ -102,5 +102,6 @@ def _report(made: Made, host: Host, port: int) -> Iterator[str]:
     yield f"containerd needs /etc/containerd/certs.d/{address}/hosts.toml beside it:"
     yield ""
     yield f'    server = "https://{address}"'
+    yield f'    ca = "/etc/containerd/certs.d/{address}/ca.crt"'
     yield f'    [host."https://{address}"]'
     yield f'      ca = "/etc/containerd/certs.d/{address}/ca.crt"'

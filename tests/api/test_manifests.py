@@ -76,7 +76,7 @@ async def test_a_tag_is_asked_for_each_time_and_a_digest_may_be_kept(client: Cli
 
     by_tag, by_digest = await client.http.get(LATEST), await client.http.get(f"{MANIFESTS}{DIGEST}")
 
-    assert by_tag.headers["cache-control"] == "no-cache"
+    assert by_tag.headers["cache-control"] == "private, no-cache"
     assert by_digest.headers["cache-control"] == "private, max-age=31536000, immutable"
 
 
