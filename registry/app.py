@@ -335,7 +335,7 @@ def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Aud
         service=service,
         seconds=int(auth.token_seconds),
     )
-    realm = Realm(auth.url, settings.trusts)
+    realm = Realm(auth.url, settings.trusts, outside=auth.realm)
     return Gate(
         Access(authenticator, realm, auditor, service=service, is_trusted=settings.trusts),
         TokenEndpoint(tokens, realm, auditor, name=service, name_of=name_of, is_trusted=settings.trusts),

@@ -16,6 +16,7 @@ from registry.quantities import Bytes, Count, Seconds
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~/-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
+_REALM = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/%?=&-]*)?")
 _SERVICE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
 
@@ -223,6 +224,11 @@ class Auth(BaseModel):
         description="Where clients reach the registry, such as https://registry.example; unset: where each one says "
         "that it does.",
     )
+    realm: str = Field(
+        "",
+        description="Where clients get their tokens, if that is an outside token service of `issuers`; unset: /token "
+        "here. Then `service` is the name that it makes its tokens out to.",
+    )
     service: str = Field("pierhead", description="The name that tokens are made out to. Each registry needs its own.")
     token_seconds: Seconds = Field(900.0, ge=60, le=86400, description="How long an access token is valid.")
     refresh_idle_seconds: Seconds = Field(
@@ -247,6 +253,14 @@ class Auth(BaseModel):
     def _check_url(cls, text: str) -> str:
         if text and not _URL.fullmatch(text):
             raise ValueError("expected scheme, host and port without a path, such as https://registry.example:5000")
+        return text
+
+    @field_validator("realm")
+    @classmethod
+    def _check_realm(cls, text: str) -> str:
+        # It stands in a quoted parameter of a header.
+        if text and not _REALM.fullmatch(text):
+            raise ValueError("expected an address such as https://tokens.example/auth")
         return text
 
     @field_validator("service")

@@ -32,17 +32,18 @@ NEEDS = {"pull": (Action.PULL,), "push": (Action.PULL, Action.PUSH), "delete": (
 class Realm:
     """Where clients get their tokens, on the registry's own host and port: crane refuses any other address.
 
-    `url` is the configured one. Without it, it is where the client says that it has sent the request: that reaches
-    nobody else, since no answer to it may be stored.
+    `outside` is that of a token service elsewhere, if there is one. `url` is the configured one. Without it, it is
+    where the client says that it has sent the request: that reaches nobody else, since no answer to it may be stored.
     """
 
-    def __init__(self, url: str, is_trusted: Callable[[str], bool]) -> None:
+    def __init__(self, url: str, is_trusted: Callable[[str], bool], *, outside: str = "") -> None:
         self._url = url.rstrip("/")
+        self._outside = outside
         self._is_trusted = is_trusted
 
     def of(self, scope: Scope, root: str) -> str:
         """The address for a request; `root` is the path before /v2/."""
-        return f"{self._url or self._told(scope)}{root}/token"
+        return self._outside or f"{self._url or self._told(scope)}{root}/token"
 
     def _told(self, scope: Scope) -> str:
         host = forwarded_host(scope, self._is_trusted)

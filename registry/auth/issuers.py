@@ -239,8 +239,9 @@ class _OidcIssuer:
     async def identify(self, token: UnverifiedToken, *, now: float) -> Identity:
         key = await self._keys.find(token.kid, token.algorithm)
         claims = flatten(token.verify(key, self.rules, now=now))
-        # Both names of a claim can be asked for; the shorter one of a preset stands above a claim that has it.
-        named = claims | select(claims, self._aliases)
+        # Both names of a claim can be asked for; the shorter one of a preset never means a claim that is called so.
+        own = {name: text for name, text in claims.items() if self._aliases.get(name, name) == name}
+        named = own | select(claims, self._aliases)
         self._claims.check(named)
         who = named.get(self._identity_claim)
         if who is None:

@@ -248,3 +248,18 @@ async def test_what_is_forbidden_and_what_is_not_there_look_alike(house: House) 
                 headers = {key: value.replace(name, "NAME") for key, value in answer.headers.items()}
                 answers.append((answer.status, headers, answer.body))
             assert answers[0] == answers[1], (method, path)
+
+
+async def test_the_challenge_names_the_configured_addresses_and_no_header_changes_them(house: House) -> None:
+    named = {"host": "evil.example", "x-forwarded-host": "evil.example", "x-forwarded-proto": "https"}
+    for settings, realm in (
+        ({}, "http://evil.example/token"),  # what the client itself has named: nobody else is told it
+        ({"url": "https://registry.example"}, "https://registry.example/token"),
+        ({"realm": "https://tokens.example/auth"}, "https://tokens.example/auth"),
+    ):
+        house.auth |= {"url": "", "realm": "", **settings}
+        registry = await house.open()
+        answer = await send(registry, Asked("GET", "/v2/", headers=named))
+        await registry.close()
+
+        assert answer.headers["www-authenticate"] == f'Bearer realm="{realm}",service="pierhead"'

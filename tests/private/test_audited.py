@@ -51,13 +51,13 @@ class Audited:
         assert answer.status_code == 200
         return {"authorization": f"Bearer {answer.json()['token']}"}
 
-    def push(self, headers: Mapping[str, str], tag: str, **fields: object) -> Digest:
+    def push(self, headers: Mapping[str, str], tag: str, number: str = "1") -> Digest:
         """Push an image."""
         for blob in (CONFIG, LAYER):
             query = {"digest": str(Digest.of(blob))}
             answer = self.http.post("/v2/team/app/blobs/uploads/", params=query, content=blob, headers=headers)
             assert answer.status_code == 201
-        body = encode(image(**fields))
+        body = encode(image(annotations={"n": number}))
         kind = {"content-type": str(image()["mediaType"])}
         answer = self.http.put(f"/v2/team/app/manifests/{tag}", content=body, headers={**headers, **kind})
         assert answer.status_code == 201
@@ -94,7 +94,7 @@ def test_everything_that_changes_something_is_there_with_who_and_what(audited: A
     headers = audited.token("repository:team/app:pull,push,delete repository:team/copy:pull,push")
     first = audited.push(headers, "v1")
     audited.push(headers, "v1")  # the same again moves nothing
-    second = audited.push(headers, "v1", annotations={"n": "2"})
+    second = audited.push(headers, "v1", "2")
     mount = {"mount": str(Digest.of(LAYER)), "from": "team/app"}
     assert audited.http.post("/v2/team/copy/blobs/uploads/", params=mount, headers=headers).status_code == 201
     for what in ("manifests/v1", f"manifests/{first}", f"manifests/{second}", f"blobs/{Digest.of(LAYER)}"):
