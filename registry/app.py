@@ -301,6 +301,10 @@ def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
         settings.auth.policy: EventKind.POLICY_CHANGED,
         settings.auth.htpasswd: EventKind.USERS_CHANGED,
         settings.tls.certificate: EventKind.CERTIFICATE_CHANGED,
+        settings.tls.client_ca: EventKind.CERTIFICATE_CHANGED,
+        **{each.jwks_file: EventKind.CERTIFICATE_CHANGED for each in settings.auth.oidc},
+        **{each.jwks_file: EventKind.CERTIFICATE_CHANGED for each in settings.auth.issuers},
+        **{each.certificates: EventKind.CERTIFICATE_CHANGED for each in settings.auth.issuers},
     }
     watched = {path: kind for path, kind in files.items() if path is not None}
     auditor = Auditor(trail, required=settings.audit.required)
@@ -334,6 +338,7 @@ def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Aud
         policy=policy,
         service=service,
         seconds=int(auth.token_seconds),
+        rate=shared.rate,
     )
     realm = Realm(auth.url, settings.trusts, outside=auth.realm)
     return Gate(

@@ -43,26 +43,35 @@ class Blobs:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
         seen: set[Digest] = set()
         try:
-            if await self._is_damaged(repository, digest):
-                await self._store.unlink(repository, digest)  # no manifest can be pulled with it anyway
-                return
-            await self._refuse_if_referenced(repository, digest, seen)
+            if await self._canonical(repository, digest) is not None:
+                await self._refuse_if_referenced(repository, digest, seen)
             async with self._removals.of_blob(repository, digest) as removal:
                 # A manifest may have been pushed since. Either its push finds this announcement, and waits, or
                 # this look finds the manifest. Those that were read above are not read again, so it is short.
-                await self._refuse_if_referenced(repository, digest, seen)
+                canonical = await self._canonical(repository, digest)
+                if canonical is not None:  # with a damaged link no manifest can be pulled anyway
+                    await self._refuse_if_referenced(repository, digest, seen)
                 removal.check_time()
                 await self._store.unlink(repository, digest)
+                if removal.is_late and canonical is not None:
+                    await self._look_again(repository, digest, canonical)
         except NotFound as error:
             raise _unknown(error) from error
 
-    async def _is_damaged(self, repository: RepositoryName, digest: Digest) -> bool:
-        """Whether the link leads nowhere. Raises NotFound if there is none."""
+    async def _look_again(self, repository: RepositoryName, digest: Digest, canonical: Digest) -> None:
+        """Put the link back if a manifest refers to the blob: this process stood still, and a push waited no longer."""
         try:
-            await self._store.resolve(repository, digest)
+            await self._refuse_if_referenced(repository, digest, set())
+        except Unsupported:
+            await self._store.link(repository, digest, canonical=canonical)
+            raise
+
+    async def _canonical(self, repository: RepositoryName, digest: Digest) -> Digest | None:
+        """The digest that the bytes lie under, None if the link is damaged. Raises NotFound."""
+        try:
+            return await self._store.resolve(repository, digest)
         except Corrupt:
-            return True
-        return False
+            return None
 
     async def _refuse_if_referenced(self, repository: RepositoryName, digest: Digest, seen: set[Digest]) -> None:
         referrer = await self._references.find(repository, digest, seen=seen)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from storage.catalog import CatalogStore
 
-PAGE = 500
+PAGE = 10_000
+"""A page of the store costs as much as a look at all of them."""
 
 
 class Catalog:

@@ -3,7 +3,7 @@
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from registry import media_types
@@ -49,17 +49,19 @@ class Pushed:
     digest: Digest
     subject: Digest | None
     warning: str | None
-    tags: Sequence[tuple[Tag, Digest | None]] = ()
-    """The tags that were set, each with what it pointed at before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """What a deletion has taken: a manifest unless only a tag, and tags that pointed at it (or at nothing)."""
+@dataclass(slots=True)
+class Changes:
+    """What a push or a deletion has done so far: for whoever has to know it also if it fails then.
 
-    manifest: Digest | None
-    tags: Sequence[str]
-    target: Digest | None
+    Tags are told with what they pointed at before.
+    """
+
+    pushed: Digest | None = None
+    deleted: Digest | None = None
+    tagged: list[tuple[str, Digest | None]] = field(default_factory=list)
+    untagged: list[tuple[str, Digest | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class Manifests:
         media_type: str | None,
         tags: Sequence[Tag] = (),
         allow: Callable[[Digest | None, Digest], None] | None = None,
+        changes: Changes | None = None,
     ) -> Pushed:
         """Take a manifest (distribution-spec end-7a, end-7b) and set `tags`, or the tag that `reference` is.
 
@@ -125,6 +128,7 @@ class Manifests:
         again in the step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid,
         ManifestBlobUnknown, and what `allow` raises.
         """
+        changes = changes or Changes()
         digest = _digest_of(reference, body)
         try:
             document = parse_manifest(body, media_type, opaque_types=self._opaque_types)
@@ -136,29 +140,36 @@ class Manifests:
             ask(await self._stores.tags.current(repository, tag))
         await self._require(repository, document)
         await self._record(repository, digest, document, body)
-        moved = [(tag, await self._stores.tags.set(repository, tag, digest, allow=ask)) for tag in wanted]
+        changes.pushed = digest
+        for tag in wanted:
+            changes.tagged.append((tag, await self._stores.tags.set(repository, tag, digest, allow=ask)))
         # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
         # whether the manifest is still there. One of the two sees the other, and it is as if the deletion had come
-        # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.)
-        await self._untag_if_gone(repository, digest)
+        # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.) The wait is
+        # for deletions that are killed in the middle.
+        if wanted:
+            await self._stores.removals.wait_for_manifest(repository, digest)
+        await self._untag_if_gone(repository, digest, changes)
         subject = document.subject.digest if document.subject else None
-        return Pushed(digest, subject, None if document.is_named else UNNAMED, moved)
+        return Pushed(digest, subject, None if document.is_named else UNNAMED)
 
-    async def delete(self, repository: RepositoryName, reference: Reference) -> Deleted:
+    async def delete(self, repository: RepositoryName, reference: Reference, *, changes: Changes | None = None) -> None:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
 
         Raises ManifestUnknown; Unsupported where deletion is switched off.
         """
         if not self._delete:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
+        changes = changes or Changes()
         try:
             if isinstance(reference, Digest):
-                return Deleted(reference, await self._delete_manifest(repository, reference), reference)
-            return Deleted(None, [reference], await self._stores.tags.delete(repository, reference))
+                await self._delete_manifest(repository, reference, changes)
+            else:
+                changes.untagged.append((reference, await self._stores.tags.delete(repository, reference)))
         except NotFound as error:
             raise _unknown(error) from error
 
-    async def _delete_manifest(self, repository: RepositoryName, digest: Digest) -> Sequence[str]:
+    async def _delete_manifest(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
         stores = self._stores
         subject: Digest | None = None
         try:
@@ -167,51 +178,54 @@ class Manifests:
         except Corrupt:
             pass  # what is damaged can still be deleted
         except NotFound:
-            await self._delete_leftovers(repository, digest)
+            await self._delete_leftovers(repository, digest, changes)
             raise
-        tags = await self._untag(repository, digest)
-        await self._unlink(repository, digest, subject)
-        await self._untag_if_gone(repository, digest)  # what a push has set since, see put
-        return tags
-
-    async def _unlink(self, repository: RepositoryName, digest: Digest, subject: Digest | None) -> None:
-        """Take a manifest, and its entry among the referrers of a subject. Raises NotFound."""
-        await self._stores.manifests.unlink(repository, digest)
-        if subject is not None:
-            await self._unlist(repository, subject, digest)
-
-    async def _delete_leftovers(self, repository: RepositoryName, digest: Digest) -> None:
-        """Take what a deletion has left that was cut off after the manifest was gone: its client asks again."""
-        if digest.algorithm != SHA256:
-            return  # where its bytes lie was told by the link
-        with contextlib.suppress(NotFound):
-            subject = _subject(await self._stores.manifests.peek(digest))
+        async with stores.removals.of_manifest(repository, digest):
+            await self._untag(repository, digest, changes)
+            await stores.manifests.unlink(repository, digest)
+            changes.deleted = digest
             if subject is not None:
                 await self._unlist(repository, subject, digest)
+            await self._untag_if_gone(repository, digest, changes)  # what a push has set since, see put
+
+    async def _delete_leftovers(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+        """Take what a deletion has left that was cut off after the manifest was gone: its client asks again."""
+        stores = self._stores
+        async with stores.removals.of_manifest(repository, digest):
+            await self._untag_if_gone(repository, digest, changes)
+            # Where the bytes of others lie was told by the link.
+            if digest.algorithm != SHA256 or await stores.manifests.exists(repository, digest):
+                return
+            with contextlib.suppress(NotFound):
+                subject = _subject(await stores.manifests.peek(digest))
+                if subject is not None:
+                    await self._unlist(repository, subject, digest)
 
     async def _unlist(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
         """Delete a referrer, unless its manifest was pushed again since: that push may have found it listed."""
-        await self._stores.referrers.delete(repository, subject, digest)
-        try:
-            manifest = await self.get(repository, digest)
-            document = parse_manifest(manifest.body, manifest.media_type, opaque_types=self._opaque_types)
-        except (ManifestUnknown, ValueError):
-            return
-        await self._stores.referrers.put(repository, subject, describe(digest, document, size=len(manifest.body)))
-        if not await self._stores.manifests.exists(repository, digest):
+        # Each change is followed by a look, as with those who push: whoever comes last sees the other.
+        for _attempt in range(PUBLISH_ATTEMPTS_MAX):
             await self._stores.referrers.delete(repository, subject, digest)
+            try:
+                manifest = await self.get(repository, digest)
+                document = parse_manifest(manifest.body, manifest.media_type, opaque_types=self._opaque_types)
+            except (ManifestUnknown, ValueError):
+                return
+            await self._stores.referrers.put(repository, subject, describe(digest, document, size=len(manifest.body)))
+            if await self._stores.manifests.exists(repository, digest):
+                return
 
-    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest) -> None:
+    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
         if await self._stores.manifests.exists(repository, digest):
             return
-        taken = await self._untag(repository, digest)
+        taken = await self._untag(repository, digest, changes)
         if taken and await self._stores.manifests.exists(repository, digest):
             # Pushed again since: these may be the tags of that push, which has found its manifest there.
             for tag in taken:
                 with contextlib.suppress(AlreadyExists):
                     await self._stores.tags.set(repository, tag, digest, allow=_nothing)
 
-    async def _untag(self, repository: RepositoryName, digest: Digest) -> list[str]:
+    async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes) -> list[str]:
         """Delete the tags that point at a manifest, and tell which they were."""
         tags, taken = self._stores.tags, []
         async for tag in tags.iterate(repository):
@@ -219,6 +233,7 @@ class Manifests:
                 if await tags.get(repository, tag) == digest:
                     await tags.delete(repository, tag, only=digest)
                     taken.append(tag)
+                    changes.untagged.append((tag, digest))
             except NotFound:
                 continue  # damaged, deleted or moved since: not ours to take
         return taken
@@ -233,6 +248,8 @@ class Manifests:
         if document.subject is not None and not await stores.referrers.has(repository, document.subject.digest, digest):
             # An adoption, which takes away what no manifest stands behind, came between. It looks again as well.
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
+            if not await stores.manifests.exists(repository, digest):
+                await self._unlist(repository, document.subject.digest, digest)
         await stores.catalog.add(repository)
 
     async def _publish(self, repository: RepositoryName, digest: Digest, document: Document, canonical: Digest) -> None:
@@ -255,9 +272,9 @@ class Manifests:
                 if not is_new:
                     raise
                 await self._withdraw(repository, digest, document)
-            # Another push of the same manifest may be withdrawing it, which did not find a blob that this one found.
-            if not await stores.removals.wait_for_manifest(repository, digest):
-                return
+            # Another push of the same manifest may be withdrawing it, or has just done so, which did not find a blob
+            # that this one found. If it was a deletion instead, this push comes after it.
+            await stores.removals.wait_for_manifest(repository, digest)
             if await stores.manifests.exists(repository, digest):
                 return
         raise StorageUnavailable("the manifest is being withdrawn by too many at once", key=str(digest))
@@ -272,8 +289,11 @@ class Manifests:
                 await self._require(repository, document)
             except ManifestBlobUnknown:
                 removal.check_time()
-                with contextlib.suppress(NotFound):
-                    await self._unlink(repository, digest, document.subject.digest if document.subject else None)
+                await self._stores.manifests.withdraw(repository, digest)
+                if document.subject is not None:
+                    await self._unlist(repository, document.subject.digest, digest)
+                # A push that has found the manifest before may have set a tag since.
+                await self._untag_if_gone(repository, digest, Changes())
                 raise
 
     async def _require(self, repository: RepositoryName, document: Document) -> None:

@@ -32,22 +32,29 @@ class References:
             for revision in page:
                 if revision in seen:
                     continue
-                if digest in await self.of(repository, revision):
-                    return revision
-                seen.add(revision)
+                references = await self.read(repository, revision)
+                if references is not None:
+                    if digest in references:
+                        return revision
+                    # Not one that could not be read: it may be pushed again before the next look.
+                    seen.add(revision)
                 await asyncio.sleep(0)  # small reads do not leave the loop by themselves
             if len(page) < PAGE:
                 return None
             after = page[-1]
 
     async def of(self, repository: RepositoryName, revision: Digest) -> set[Digest]:
-        """Everything but the subject that a manifest refers to."""
+        """Everything but the subject that a manifest refers to; nothing for one that can't be read."""
+        return await self.read(repository, revision) or set()
+
+    async def read(self, repository: RepositoryName, revision: Digest) -> set[Digest] | None:
+        """Everything but the subject that a manifest refers to, None for one that can't be read."""
         try:
             canonical = await self._manifests.resolve(repository, revision)
             stored = await self._manifests.read(revision, canonical)
             return {reference.digest for reference in read_manifest(stored.body).references}
         except NotFound:
-            return set()
+            return None
         except ValueError as error:
             log.warning("manifest of no known shape", repository=repository, digest=str(revision), reason=str(error))
-            return set()
+            return None

@@ -83,7 +83,12 @@ class WatchedFile(Generic[T]):
         is_new = signature is None or signature != self._signature
         self._is_settled = signature is not None and abs(self._clock() - modified) > SETTLED_SECONDS
         self._signature = signature
-        value = self._read(self._path)
+        try:
+            value = self._read(self._path)
+        except ValueError:
+            # It may be whole, and could not be read for want of descriptors: it is tried again.
+            self._is_settled = False
+            raise
         self._complaint = ""
         if is_new and self.generation:
             log.info("a file was read again", file=str(self._path), of=self._what, pid=os.getpid())

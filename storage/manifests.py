@@ -1,5 +1,6 @@
 """Manifests: small blobs, stored to the byte, that a repository holds by a revision link."""
 
+import contextlib
 from dataclasses import dataclass
 
 import structlog
@@ -7,12 +8,17 @@ import structlog
 from storage import keys
 from storage.digest import SHA256, Digest
 from storage.drivers import Driver
-from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused
-from storage.links import delete_link, link_text, read_link
+from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, StorageUnavailable, VersionMismatch
+from storage.links import LINK_BYTES_MAX, delete_link, link_text, read_link
 
 MEDIA_TYPE_BYTES_MAX = 1024
 STORED_BYTES_MAX = 64 << 20
 """No manifest that this or another registry took is larger; what is, is no manifest."""
+
+PEEKED_BYTES_MAX = 4 << 20
+"""Anybody who may delete can have any blob looked at."""
+
+LINK_ATTEMPTS_MAX = 20
 
 log = structlog.get_logger(__name__)
 
@@ -56,14 +62,27 @@ class ManifestStore:
     async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> bool:
         """Make the manifest visible; tells whether it was not before."""
         key = keys.revision_link(repository, digest)
-        try:
-            await self._driver.create(key, link_text(canonical))
-        except AlreadyExists:
+        for _attempt in range(LINK_ATTEMPTS_MAX):
+            with contextlib.suppress(AlreadyExists):
+                await self._driver.create(key, link_text(canonical))
+                return True
             # Written again although it is there: the worker that wrote it may not have made it durable
-            # yet, and what a crash has left in its place is mended.
-            await self._driver.put(key, link_text(canonical))
+            # yet, and what a crash has left in its place is mended. Only over what is there: if it was deleted
+            # meanwhile, then this push makes it anew.
+            try:
+                found = await self._driver.get(key, bytes_max=LINK_BYTES_MAX)
+                await self._driver.replace(key, link_text(canonical), version=found.version)
+            except (Corrupt, StorageRefused):
+                await self._driver.put(key, link_text(canonical))
+            except (NotFound, VersionMismatch):
+                continue
             return False
-        return True
+        raise StorageUnavailable("the manifest is being pushed and deleted by too many at once", key=key)
+
+    async def withdraw(self, repository: str, digest: Digest) -> None:
+        """Take back a manifest that this process has made visible, whoever has pushed it since: they look again."""
+        await self._driver.delete(keys.revision_link(repository, digest))
+        await self._driver.delete(keys.media_type(repository, digest))
 
     async def resolve(self, repository: str, digest: Digest) -> Digest:
         """The digest that the bytes of a manifest of this repository lie under. Raises NotFound."""
@@ -100,7 +119,7 @@ class ManifestStore:
 
     async def peek(self, canonical: Digest) -> bytes:
         """Read bytes that may be a manifest's, whoever holds it, unverified. Raises NotFound."""
-        return (await self._driver.get(keys.blob(canonical), bytes_max=STORED_BYTES_MAX)).body
+        return (await self._driver.get(keys.blob(canonical), bytes_max=PEEKED_BYTES_MAX)).body
 
     async def media_type(self, repository: str, digest: Digest) -> str | None:
         """The media type that was stored beside a manifest, if it was: printable ASCII, as a header has it."""

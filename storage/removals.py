@@ -33,9 +33,14 @@ class Removal:
         self._started = started
         self._clock = clock
 
+    @property
+    def is_late(self) -> bool:
+        """Whether others may have stopped waiting."""
+        return not 0 <= self._clock() - self._started <= TAKEN_SECONDS_MAX
+
     def check_time(self) -> None:
-        """Raise StorageUnavailable if it is too late to take anything: others may have stopped waiting."""
-        if not 0 <= self._clock() - self._started <= TAKEN_SECONDS_MAX:
+        """Raise StorageUnavailable if it is too late to take anything."""
+        if self.is_late:
             raise StorageUnavailable("the removal took too long, and has removed nothing", key=self._key)
 
 
@@ -110,11 +115,15 @@ class RemovalStore:
         return met
 
     async def _any_counts(self, prefix: str) -> bool:
-        page = await self._driver.list(prefix, limit=PAGE)
-        for entry in page.entries:
-            if await self._counts(entry.key):
-                return True
-        return False
+        after = ""
+        while True:
+            page = await self._driver.list(prefix, after=after, limit=PAGE)
+            for entry in page.entries:
+                if await self._counts(entry.key):
+                    return True
+            if not page.more:
+                return False
+            after = page.entries[-1].key
 
     async def _counts(self, key: str) -> bool:
         try:

@@ -55,6 +55,8 @@ class TagStore:
         except NotFound:
             # The tag was being deleted, and its index with it: see _forget, which looks again as well.
             await self._driver.put(index, link_text(digest))
+            if await self.current(repository, tag) is None:
+                await self._forget(repository, tag)
         return before
 
     async def _swap(

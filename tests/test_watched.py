@@ -14,12 +14,14 @@ class Number:
     """A file with a number in it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.clock, self.reads = path, Clock(), 0
+        self.path, self.clock, self.reads, self.fails = path, Clock(), 0, False
         self.write("1")
         self.watched = WatchedFile(path, self.read, what="number", clock=self.clock)
 
     def read(self, path: Path) -> int:
         self.reads += 1
+        if self.fails:
+            raise FileProblem("too many open files")
         return int(read_regular(path, 100))
 
     def write(self, text: str) -> None:
@@ -101,3 +103,14 @@ def test_what_can_not_be_read_is_told_in_a_few_words(tmp_path: Path, name: str) 
 
     with pytest.raises(FileProblem, match=r"can't be read|no file|larger"):
         read_regular(tmp_path / name, 100)
+
+
+def test_a_read_that_fails_once_is_tried_again_though_the_file_stays_as_it_is(number: Number) -> None:
+    number.write("2")
+    number.clock.now += SETTLED_SECONDS + 1
+    number.fails = True
+    assert number.watched.current() == 1
+
+    number.fails = False
+
+    assert number.later() == 2

@@ -15,7 +15,7 @@ from registry.auth.callers import Caller, Means
 from registry.auth.identities import ANONYMOUS, Action
 from registry.auth.scopes import CATALOG_SCOPE, repository_scope
 from registry.certificates import client_certificate
-from registry.errors import Denied, NameInvalid, RegistryError, Unauthorized
+from registry.errors import Denied, NameInvalid, RegistryError, TooManyRequests, Unauthorized
 from registry.names import RepositoryName, parse_name
 
 INSUFFICIENT = "insufficient_scope"
@@ -84,8 +84,10 @@ class Access:
                 caller = await self._authenticator.identify(
                     authorization, client_certificate(request.scope), address=address
                 )
-            except Unauthorized:
-                await self._auditor.login_failed(address, _claimed(authorization))
+            except (Unauthorized, TooManyRequests) as error:
+                user = _claimed(authorization)
+                if user:  # tokens expire: that is no event
+                    await self._auditor.login_failed(address, user, error.message)
                 raise
             self._require(caller, request, needed)
         except Unauthorized as error:

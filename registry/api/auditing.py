@@ -1,6 +1,8 @@
 """What of the requests goes into the audit trail."""
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import structlog
@@ -12,15 +14,21 @@ from storage.digest import Digest
 
 _NO_DETAIL: Mapping[str, str] = MappingProxyType({})
 
+FAILED_LOGINS_PER_SECOND = 10
+
 log = structlog.get_logger(__name__)
 
 
 class Auditor:
     """Writes events to the trail, if there is one. Where it is not `required`, a trail that fails is only logged."""
 
-    def __init__(self, trail: Trail | None, *, required: bool) -> None:
+    def __init__(self, trail: Trail | None, *, required: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._trail = trail
         self._required = required
+        self._clock = clock
+        self._second = 0
+        self._written = 0
+        self._left_out = 0
 
     async def record(
         self,
@@ -53,15 +61,32 @@ class Auditor:
         if self._trail is not None:
             await self._write(Event(kind, actor=actor, address=address, detail=detail))
 
-    async def login_failed(self, address: str, user: str) -> None:
-        """Write down that somebody was not let in, who may have said that they are `user`."""
-        detail = {"user": user} if user else {}
+    async def login_failed(self, address: str, user: str, reason: str) -> None:
+        """Write down that somebody was not let in, who may have said that they are `user`.
+
+        Anybody can bring this about as often as they like, so each process writes at most FAILED_LOGINS_PER_SECOND; the
+        next line tells how many were left out.
+        """
+        if self._trail is None:
+            return
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._written = second, 0
+        if self._written >= FAILED_LOGINS_PER_SECOND:
+            self._left_out += 1
+            return
+        self._written += 1
+        detail = {"reason": reason, **({"user": user} if user else {})}
+        if self._left_out:
+            detail["left_out"] = str(self._left_out)
+            self._left_out = 0
         await self.write(EventKind.LOGIN_FAILED, actor="anonymous", address=address, detail=detail)
 
     async def _write(self, event: Event) -> None:
         assert self._trail is not None
         try:
-            await self._trail.write(event)
+            # A request that is cut off when the server stops has done what it has done.
+            await asyncio.shield(self._trail.write(event))
         except AuditUnavailable:
             if self._required:
                 raise

@@ -10,6 +10,8 @@ from registry.referrers import Referrers
 from registry.tags import Tags
 
 FILTERED: Header = (b"oci-filters-applied", b"artifactType")
+UNCACHED: Header = (b"cache-control", b"private, no-cache")
+"""Who asks decides what a listing shows, and it changes."""
 
 
 class ListingEndpoints:
@@ -32,7 +34,7 @@ class ListingEndpoints:
         if page.more and page.tags:
             path = f"/v2/{request.repository}/tags/list"
             headers = next_page(request, path, [("n", limit), ("last", page.tags[-1])])
-        return json_response({"name": request.repository, "tags": page.tags}, headers=headers)
+        return json_response({"name": request.repository, "tags": page.tags}, headers=[UNCACHED, *headers])
 
     async def catalog(self, request: Request) -> Response:
         """Not of OCI: every repository, in byte order."""
@@ -41,7 +43,7 @@ class ListingEndpoints:
         headers: list[Header] = []
         if more and names:
             headers = next_page(request, "/v2/_catalog", [("n", limit), ("last", names[-1])])
-        return json_response({"repositories": names}, headers=headers)
+        return json_response({"repositories": names}, headers=[UNCACHED, *headers])
 
     async def referrers(self, request: Request) -> Response:
         """end-12: an index of everything that names the digest as its subject; empty if nothing does.
@@ -58,7 +60,7 @@ class ListingEndpoints:
             artifact_types=types,
             after=None if last is None else parse_digest(last),
         )
-        headers = [header(b"content-type", INDEX), NOSNIFF]
+        headers = [header(b"content-type", INDEX), NOSNIFF, UNCACHED]
         if types:
             headers.append(FILTERED)
         if page.after is not None:

@@ -1,6 +1,8 @@
 """Manifests over HTTP: end-3, 7a, 7b and 9."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 
 from registry.api.auditing import Auditor
 from registry.api.bodies import WholeBodies
@@ -10,7 +12,7 @@ from registry.api.responses import NOSNIFF, Header, Response, header
 from registry.audit.events import EventKind
 from registry.auth.identities import Action
 from registry.errors import Denied, ManifestUnknown, TooManyTags
-from registry.manifests import Manifests, Pushed
+from registry.manifests import Changes, Manifests
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
 from storage.digest import Digest
 
@@ -48,7 +50,7 @@ class ManifestEndpoints:
         """end-7a and, for a digest with `?tag=`, end-7b."""
         reference = parse_reference(request.tail)
         tags = [] if isinstance(reference, str) else self._tags(request.query.all("tag"))
-        async with self._bodies.read(request) as body:
+        async with self._bodies.read(request) as body, self._recorded(request) as changes:
             pushed = await self._manifests.put(
                 request.repository,
                 reference,
@@ -56,8 +58,8 @@ class ManifestEndpoints:
                 media_type=_media_type(request),
                 tags=tags,
                 allow=_conditions(request),
+                changes=changes,
             )
-        await self._record_push(request, pushed)
         location = f"{request.root}/v2/{request.repository}/manifests/{pushed.digest}"
         headers = [header(b"location", location), header(b"docker-content-digest", str(pushed.digest))]
         if pushed.subject is not None:
@@ -70,19 +72,28 @@ class ManifestEndpoints:
 
     async def delete(self, request: Request) -> Response:
         """end-9: a tag alone, or a manifest with all its tags."""
-        deleted = await self._manifests.delete(request.repository, _existing(request.tail))
-        for tag in deleted.tags:
-            await self._auditor.record(request, EventKind.TAG_DELETED, reference=tag, old=deleted.target)
-        if deleted.manifest is not None:
-            await self._auditor.record(request, EventKind.MANIFEST_DELETED, reference=str(deleted.manifest))
+        async with self._recorded(request) as changes:
+            await self._manifests.delete(request.repository, _existing(request.tail), changes=changes)
         return Response(202)
 
-    async def _record_push(self, request: Request, pushed: Pushed) -> None:
-        await self._auditor.record(request, EventKind.PUSH, reference=str(pushed.digest))
-        for tag, before in pushed.tags:
-            if before != pushed.digest:
-                kind = EventKind.TAG_CREATED if before is None else EventKind.TAG_MOVED
-                await self._auditor.record(request, kind, reference=tag, old=before, new=pushed.digest)
+    @asynccontextmanager
+    async def _recorded(self, request: Request) -> AsyncIterator[Changes]:
+        """Write down in the audit trail what was done in the `with` block, also if it fails half-way."""
+        changes = Changes()
+        try:
+            yield changes
+        finally:
+            record = partial(self._auditor.record, request)
+            if changes.pushed is not None:
+                await record(EventKind.PUSH, reference=str(changes.pushed))
+            for tag, before in changes.tagged:
+                if before != changes.pushed:
+                    kind = EventKind.TAG_CREATED if before is None else EventKind.TAG_MOVED
+                    await record(kind, reference=tag, old=before, new=changes.pushed)
+            for tag, before in changes.untagged:
+                await record(EventKind.TAG_DELETED, reference=tag, old=before)
+            if changes.deleted is not None:
+                await record(EventKind.MANIFEST_DELETED, reference=str(changes.deleted))
 
     def _tags(self, texts: Sequence[str]) -> list[Tag]:
         if len(texts) > self._tags_max:

@@ -14,7 +14,7 @@ from registry.auth.identities import ANONYMOUS, Identity, Kind
 from registry.auth.scopes import Scopes, TooManyScopes
 from registry.auth.token_service import Issued, TokenRequest, TokenService
 from registry.certificates import ClientCertificate, client_certificate
-from registry.errors import BadRequest, TooLarge, Unauthorized, Unsupported
+from registry.errors import BadRequest, TooLarge, TooManyRequests, Unauthorized, Unsupported
 
 FORM = "application/x-www-form-urlencoded"
 FORM_BYTES_MAX = 64 << 10
@@ -53,8 +53,11 @@ class TokenEndpoint:
             else:
                 raise Unsupported("this address takes GET, HEAD, POST", headers=[("allow", "GET, HEAD, POST")])
             issued = await self._service.issue(asked)
+        except TooManyRequests as error:
+            await self._auditor.login_failed(self._address(request), _claimed(asked), error.message)
+            raise
         except Unauthorized as error:
-            await self._auditor.login_failed(self._address(request), _claimed(asked))
+            await self._auditor.login_failed(self._address(request), _claimed(asked), error.message)
             challenge = f'Bearer realm="{self._realm.of(request.scope, request.root)}",service="{self._name}"'
             error.headers = [("www-authenticate", challenge), NO_STORE]
             raise
@@ -89,6 +92,8 @@ class TokenEndpoint:
                     credentials = check_credentials(_first(fields, "username"), _first(fields, "password"))
                 except BasicError as error:
                     raise Unauthorized(str(error)) from None
+                if credentials is None:
+                    raise BadRequest("the form lacks username and password: for a token without them, ask by GET")
             case "refresh_token":
                 refresh_token = _first(fields, "refresh_token")
             case _:

@@ -14,6 +14,7 @@ import structlog
 
 from registry.audit.events import Event, EventKind
 from registry.audit.trails import AuditUnavailable, Trail
+from registry.watched import FileProblem, read_regular
 from storage import keys
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, VersionMismatch
@@ -75,17 +76,27 @@ class FileWatch:
             before = await self._driver.get(key, bytes_max=HASH_BYTES_MAX)
         except Corrupt:
             await self._driver.put(key, now.encode())
+            await self._tell(path, kind, "", now)
             return
         except NotFound:
             with contextlib.suppress(AlreadyExists):
                 await self._driver.create(key, now.encode())
-                await self._tell(path, kind, "", now)
+                try:
+                    await self._tell(path, kind, "", now)
+                except AuditUnavailable:
+                    await self._driver.delete(key)
+                    raise
             return
         if before.body == now.encode():
             return
         with contextlib.suppress(VersionMismatch):  # another worker was first
-            await self._driver.replace(key, now.encode(), version=before.version)
-            await self._tell(path, kind, before.body.decode("ascii", "replace"), now)
+            version = await self._driver.replace(key, now.encode(), version=before.version)
+            try:
+                await self._tell(path, kind, before.body.decode("ascii", "replace"), now)
+            except AuditUnavailable:
+                # As if it had not been seen: it is tried again.
+                await self._driver.replace(key, before.body, version=version)
+                raise
 
     async def _tell(self, path: Path, kind: EventKind, before: str, now: str) -> None:
         detail = {"file": str(path), **({"before": before} if before else {}), "now": now}
@@ -106,7 +117,6 @@ def _name(path: Path) -> str:
 
 def _hash(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return f"sha256:{hashlib.sha256(file.read(FILE_BYTES_MAX)).hexdigest()}"
-    except OSError:
-        return ABSENT
+        return f"sha256:{hashlib.sha256(read_regular(path, FILE_BYTES_MAX)).hexdigest()}"
+    except FileProblem as problem:
+        return ABSENT if not path.exists() else str(problem)[:HASH_BYTES_MAX]

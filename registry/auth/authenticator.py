@@ -11,12 +11,24 @@ from registry.auth.issuers import TokenServices
 from registry.auth.jwts import TokenInvalid, parse
 from registry.auth.policy import Policy
 from registry.auth.signing import Verifier
-from registry.auth.throttle import RateLimit
+from registry.auth.throttle import RateLimit, site_of
 from registry.certificates import ClientCertificate
 from registry.errors import TooManyRequests, Unauthorized
 
 INVALID_TOKEN = "invalid_token"  # noqa: S105  # no password
 EXPIRED = "the token is not valid, or not any more: log in again"
+
+
+def refuse_if_too_many(rate: RateLimit | None, identity: Identity, address: str) -> None:
+    """Count a request of somebody; of whoever has no name, one of their address. Raises TooManyRequests."""
+    if rate is None:
+        return
+    wait = rate.take(f"address {site_of(address)}" if identity == ANONYMOUS else str(identity))
+    if wait > 0:
+        raise TooManyRequests(
+            "this identity makes more requests than it may: slow down",
+            headers=[("retry-after", str(int(wait) + 1))],
+        )
 
 
 class Authenticator:
@@ -44,14 +56,7 @@ class Authenticator:
     ) -> Caller:
         """Tell who it is. Raises Unauthorized, TooManyRequests, Unavailable, StorageUnavailable."""
         caller = await self._identify(authorization, certificate, address)
-        if self._rate is not None:
-            # Whoever has no name has an address.
-            wait = self._rate.take(address if caller.identity == ANONYMOUS else str(caller.identity))
-            if wait > 0:
-                raise TooManyRequests(
-                    "this identity makes more requests than it may: slow down",
-                    headers=[("retry-after", str(int(wait) + 1))],
-                )
+        refuse_if_too_many(self._rate, caller.identity, address)
         return caller
 
     async def _identify(self, authorization: str | None, certificate: ClientCertificate | None, address: str) -> Caller:

@@ -22,6 +22,12 @@ class Shared:
     users: HtpasswdFile | None
     policy: Callable[[], Policy]
 
+    def refresh(self) -> None:
+        """Read what has changed: a worker that is forked next begins with it. Never raises."""
+        self.policy()
+        if self.users is not None:
+            self.users.current()
+
     @classmethod
     def of(cls, settings: Auth) -> "Shared":
         """What the settings ask for. Raises HtpasswdError, PolicyError."""

@@ -69,18 +69,18 @@ class Throttle:
 
         `address` is an IP address, or any text for a client that has none.
         """
-        now, site = self._clock(), _site(address)
+        now, site = self._clock(), site_of(address)
         return max(self._of_users.wait_seconds(_pair(user, site), now), self._of_addresses.wait_seconds(site, now))
 
     def failed(self, user: str, address: str, password: str) -> None:
         """Count a wrong password, unless it is one of the last that were wrong. Nothing of it can be read back."""
-        now, site = self._clock(), _site(address)
+        now, site = self._clock(), site_of(address)
         if self._of_users.count(_pair(user, site), now, self._mark(user, password)):
             self._of_addresses.count(site, now, 0)
 
     def succeeded(self, user: str, address: str) -> None:
         """Forget the user's failures at the address. Those of the address stay: its guesser may have an account."""
-        self._of_users.forget(_pair(user, _site(address)), self._clock())
+        self._of_users.forget(_pair(user, site_of(address)), self._clock())
 
     def _mark(self, user: str, password: str) -> int:
         text = f"{len(user)}:{user}{password}".encode("utf-8", "surrogatepass")
@@ -198,7 +198,7 @@ def _pair(user: str, site: str) -> str:
     return f"{len(site)}:{site}{user}"
 
 
-def _site(address: str) -> str:
+def site_of(address: str) -> str:
     """What counts as one address: an IPv4 address, the network of an IPv6 address, or else the text itself."""
     try:
         parsed = ipaddress.ip_address(address)

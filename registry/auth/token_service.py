@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from registry.auth.access_tokens import access_of, claims_of
+from registry.auth.authenticator import refuse_if_too_many
 from registry.auth.basic import Credentials
 from registry.auth.credentials import CredentialChecks, Known
 from registry.auth.identities import ANONYMOUS, Identity, Kind
 from registry.auth.policy import Policy
 from registry.auth.scopes import Scopes
 from registry.auth.signing import Signer
+from registry.auth.throttle import RateLimit
 from registry.errors import BadRequest, Unauthorized
 from storage.refresh_tokens import RefreshTokenStore
 
@@ -51,6 +53,7 @@ class TokenService:
         policy: Callable[[], Policy],
         service: str,
         seconds: int,
+        rate: RateLimit | None,
     ) -> None:
         self._checks = checks
         self._signer = signer
@@ -58,12 +61,14 @@ class TokenService:
         self._policy = policy
         self._service = service
         self._seconds = seconds
+        self._rate = rate
 
     async def issue(self, asked: TokenRequest) -> Issued:
         """Issue a token. Raises Unauthorized, BadRequest, TooManyRequests, Unavailable, StorageUnavailable."""
         if asked.service not in {"", self._service}:
             raise BadRequest(f"tokens are issued for the service {self._service!r} here, not for {asked.service!r}")
         known = await self._identify(asked)
+        refuse_if_too_many(self._rate, known.identity, asked.address)
         granted = self._grant(known.identity, asked.scopes)
         subject = "" if known.identity == ANONYMOUS else str(known.identity)
         try:

@@ -97,4 +97,4 @@ def serve(
         raise typer.Exit(1) from None
     if settings.sends_passwords_in_the_clear:
         log.warning("passwords are sent in the clear: set tls.certificate, or listen behind a proxy that has one")
-    raise typer.Exit(serve_processes(settings, lambda: build(settings, shared=shared)))
+    raise typer.Exit(serve_processes(settings, lambda: build(settings, shared=shared), refresh=shared.refresh))

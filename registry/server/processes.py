@@ -42,8 +42,10 @@ OPEN_FILES = 65536
 log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings, build: Callable[[], Application]) -> int:
+def serve(settings: Settings, build: Callable[[], Application], *, refresh: Callable[[], None] = lambda: None) -> int:
     """Serve until SIGTERM or SIGINT; a second one stops at once. SIGHUP is ignored.
+
+    `refresh` is called ahead of each fork, and brings what the workers inherit up to date.
 
     Returns the exit code: 0 after a stop that was asked for, 1 if serving could not begin or go on.
     """
@@ -58,7 +60,7 @@ def serve(settings: Settings, build: Callable[[], Application]) -> int:
         _complain(error)
         return 1
     try:
-        return Supervisor(settings, build, listener, Loads(settings.workers), tls).run()
+        return Supervisor(settings, build, listener, Loads(settings.workers), tls, refresh).run()
     finally:
         listener.close()
         listener.remove()
@@ -86,6 +88,7 @@ class Supervisor:
     listener: Listener
     loads: Loads
     tls: LiveContext | None = None
+    refresh: Callable[[], None] = lambda: None
     children: dict[int, Child] = field(default_factory=dict)
     requests_cut: int = 0
     _early_deaths: int = 0
@@ -147,6 +150,7 @@ class Supervisor:
     # Children
 
     def _start_child(self, slot: int) -> None:
+        self.refresh()
         reports, writes = os.pipe()
         # A signal to a child that has not put its own handlers in place must not get lost in ours.
         signal.pthread_sigmask(signal.SIG_BLOCK, (STOP, STOP_NOW))

@@ -12,6 +12,8 @@ from storage.errors import StorageUnavailable
 LOCKS = 64
 LOCK_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.0005
+FILE_MODE = 0o600
+"""Whoever may open a lock file can hold it, and so stop everybody."""
 
 
 class Locks:
@@ -31,7 +33,7 @@ class Locks:
         with contextlib.ExitStack() as held:
             # One order for everybody: two holders of two locks would wait for each other for ever.
             for slot in sorted({zlib.crc32(key.encode()) % LOCKS for key in keys}):
-                descriptor = os.open(f"{self._directory}/{slot:02}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(f"{self._directory}/{slot:02}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
                 held.callback(os.close, descriptor)
                 _lock(descriptor, keys[0])
             yield

@@ -14,6 +14,8 @@ from storage.filesystem.failures import writing_failed
 from storage.filesystem.objects import FILE_MODE, LOCK_FILES, TEMPORARY, ObjectFiles, write_all
 
 STALE_SECONDS = 86400.0
+ROOT_MODE = 0o750
+"""Private images are no business of whoever else has an account on the machine."""
 
 # Where distribution, run by somebody else or with other mounts, may have left what we can't use.
 _SHARED = ("docker", "docker/registry", "docker/registry/v2")
@@ -49,7 +51,7 @@ def _make_root(root: Path) -> None:
     missing = [path for path in (root, *root.parents) if not path.exists()]
     for path in reversed(missing):
         with contextlib.suppress(FileExistsError):  # another worker starts at the same time
-            path.mkdir(0o755)
+            path.mkdir(ROOT_MODE if path == root else 0o755)
     if not root.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     for path in missing:

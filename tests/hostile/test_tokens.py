@@ -299,7 +299,7 @@ def test_an_account_is_only_said_and_credentials_decide(house: House, server: Se
     answer = post_token(server, form, house.basic("alice"))
     assert claims_of(house.noted(json.loads(answer.body)["token"]))["sub"] == "user:bob"
     answer = post_token(server, {"grant_type": "password", "account": "alice", "client_id": "alice"})
-    assert claims_of(json.loads(answer.body)["token"])["sub"] == ""
+    assert answer.status == 400
 
 
 # Tokens that lie

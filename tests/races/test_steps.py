@@ -89,7 +89,7 @@ async def test_a_push_that_is_withdrawn_leaves_what_another_push_was_told_is_the
     waiting = ahead_of(
         driver,
         ("create", link, lambda: other.blobs.delete(REPOSITORY, layer)),
-        ("delete_version", link, push),
+        ("delete", link, push),
     )
 
     with pytest.raises(ManifestBlobUnknown):
@@ -127,9 +127,17 @@ async def test_an_artifact_that_is_pushed_again_while_it_is_deleted_is_listed(
     digest, named = Digest.of(encode(artifact)), Digest.parse(str(subject["digest"]))
     await worker.push(artifact)
     entry = keys.referrer(REPOSITORY, named, digest)
-    waiting = ahead_of(driver, ("delete", entry, lambda: other.push(artifact)))
+    pushes: list[asyncio.Task[Pushed]] = []
+
+    async def push() -> None:
+        pushes.append(asyncio.create_task(other.push(artifact)))
+        for _ in range(50):  # it waits for the deletion
+            await asyncio.sleep(0)
+
+    waiting = ahead_of(driver, ("delete", entry, push))
 
     await worker.manifests.delete(REPOSITORY, digest)
+    await pushes[0]
 
     assert waiting == []
     assert (await worker.manifests.get(REPOSITORY, digest)).body == encode(artifact)

@@ -7,21 +7,23 @@ import pytest
 from structlog.testing import capture_logs
 
 from registry.errors import (
+    Denied,
     DigestInvalid,
     ManifestBlobUnknown,
     ManifestInvalid,
     ManifestUnknown,
     Unsupported,
 )
-from registry.manifests import CACHE_BYTES_MAX, CACHED_BYTES_MAX
+from registry.manifests import CACHE_BYTES_MAX, CACHED_BYTES_MAX, Changes
 from registry.media_types import DOCKER_IMAGE, FOREIGN_LAYERS, IMAGE, OCTET_STREAM
 from registry.names import Tag
 from storage import keys
 from storage.digest import SHA512, Digest
 from storage.links import link_text
+from storage.removals import ANNOUNCED_SECONDS
 from tests.registry.images import CONFIG, LAYER, LAYER_TYPE, descriptor, encode, image, index
 from tests.registry.services import LATEST, OTHER, REPOSITORY, Services
-from tests.stores import Power, RefusingDriver, StepDriver, damages
+from tests.stores import Clock, Power, RefusingDriver, StepDriver, damages
 
 OPAQUE = "application/vnd.example.manifest+json"
 IMAGE_BODY = encode(image())
@@ -498,10 +500,41 @@ async def test_a_power_cut_ahead_of_any_write_leaves_garbage_never_a_lie(action:
         if not isinstance(finished, BaseException):
             break
         # The client, who has had no answer, does it again.
-        again = Services(driver)
+        # Whoever waits for a deletion that has died waits no longer than it counts for.
+        again = Services(driver, clock=Clock(services.clock.now + ANNOUNCED_SECONDS))
         await again.push(document, Tag("new"), media_type=DOCKER_IMAGE)
         assert await get(again, Tag("new")) == encode(document)
         assert (await again.manifests.get(REPOSITORY, digest)).media_type == DOCKER_IMAGE
     else:
         pytest.fail("it never came to its end")
     assert step >= (8 if action == "push" else 1)
+
+
+async def test_what_was_done_before_a_push_failed_is_told(services: Services) -> None:
+    await services.push_blob(CONFIG)
+    await services.push_blob(LAYER)
+    changes, asked = Changes(), 0
+
+    def allow(_current: Digest | None, _new: Digest) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 3:  # each tag is asked about before anything is stored; the second one is refused when it is set
+            raise Denied("the policy has changed meanwhile")
+
+    with pytest.raises(Denied):
+        await services.manifests.put(
+            REPOSITORY, IMAGE_DIGEST, IMAGE_BODY, media_type=IMAGE, tags=[Tag("a"), Tag("b")], allow=allow,
+            changes=changes,
+        )  # fmt: skip
+
+    assert (changes.pushed, changes.tagged) == (IMAGE_DIGEST, [("a", None)])
+
+
+async def test_a_deletion_tells_every_tag_that_it_has_taken(services: Services) -> None:
+    for tag in ("a", "b"):
+        await services.push(image(), Tag(tag))
+    changes = Changes()
+
+    await services.manifests.delete(REPOSITORY, IMAGE_DIGEST, changes=changes)
+
+    assert changes == Changes(deleted=IMAGE_DIGEST, untagged=[("a", IMAGE_DIGEST), ("b", IMAGE_DIGEST)])

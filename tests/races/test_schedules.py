@@ -1,0 +1,175 @@
+"""Pushes and deletions of the same things, at once and in thousands of orders, some of them dying at any call."""
+
+import os
+import random
+import secrets
+import sys
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import pytest
+
+from registry.errors import RegistryError
+from registry.names import Tag
+from storage import keys
+from storage.digest import Digest
+from storage.errors import StorageUnavailable
+from tests.races.schedules import Actor, Schedule, finish
+from tests.registry.images import CONFIG, LAYER, descriptor, encode, image
+from tests.registry.services import REPOSITORY, Services
+from tests.stores import Power
+
+SEED = os.environ.get("PIERHEAD_TEST_SEED") or secrets.token_hex(4)
+SCHEDULES = int(os.environ.get("PIERHEAD_TEST_SCHEDULES") or (20_000 if os.environ.get("CI") == "true" else 4_000))
+
+OTHER_LAYER = b"another layer"
+SUBJECT = descriptor(b"subject", str(image()["mediaType"]))
+DOCUMENTS = {
+    "one": image(LAYER),
+    "two": image(OTHER_LAYER),
+    "both": image(LAYER, OTHER_LAYER),
+    "artifact": image(LAYER, subject=SUBJECT),
+}
+BODIES = {name: encode(document) for name, document in DOCUMENTS.items()}
+DIGESTS = {name: Digest.of(body) for name, body in BODIES.items()}
+NEEDS = {"one": {LAYER}, "two": {OTHER_LAYER}, "both": {LAYER, OTHER_LAYER}, "artifact": {LAYER}}
+TAGS = ("t", "u")
+
+Operation = tuple[str, ...]
+OPERATIONS: tuple[Operation, ...] = (
+    ("push", "one", "t"),
+    ("push", "one", "u"),
+    ("push", "one", ""),
+    ("push", "two", "t"),
+    ("push", "both", "t"),
+    ("push", "artifact", ""),
+    ("push", "artifact", "t"),
+    ("delete", "one"),
+    ("delete", "both"),
+    ("delete", "artifact"),
+    ("untag", "t"),
+    ("delete blob", "layer"),
+    ("delete blob", "layer"),
+    ("delete blob", "other"),
+    ("push blob", "layer"),
+)
+BLOBS = {"layer": LAYER, "other": OTHER_LAYER}
+BEGINNINGS: tuple[tuple[Operation, ...], ...] = (
+    (),
+    (("push", "one", "t"),),
+    (("push", "both", "t"),),
+    (("push", "artifact", "t"),),
+    (("push", "one", "t"), ("push", "two", "u")),
+    (("delete blob", "layer"),),
+)
+
+
+def work(operation: Operation, services: Services) -> Coroutine[Any, Any, object]:
+    """What a client asks of a worker."""
+    match operation:
+        case "push", name, tag:
+            reference = Tag(tag) if tag else DIGESTS[name]
+            kind = str(DOCUMENTS[name]["mediaType"])
+            return services.manifests.put(REPOSITORY, reference, BODIES[name], media_type=kind)
+        case "delete", name:
+            return services.manifests.delete(REPOSITORY, DIGESTS[name])
+        case "untag", tag:
+            return services.manifests.delete(REPOSITORY, Tag(tag))
+        case "delete blob", name:
+            return services.blobs.delete(REPOSITORY, Digest.of(BLOBS[name]))
+        case "push blob", name:
+            digest = Digest.of(BLOBS[name])
+            return services.blob_store.link(REPOSITORY, digest, canonical=digest)
+    raise AssertionError(operation)
+
+
+def begin(schedule: Schedule, beginning: tuple[Operation, ...]) -> None:
+    """Put everything there that the operations are about."""
+    services = schedule.worker()
+    for body in (CONFIG, LAYER, OTHER_LAYER):
+        digest = Digest.of(body)
+        finish(schedule.driver.put(keys.blob(digest), body))
+        finish(services.blob_store.link(REPOSITORY, digest, canonical=digest))
+    for operation in beginning:
+        finish(work(operation, services))
+
+
+def lies(schedule: Schedule) -> list[str]:
+    """What is not true of the store now that everybody is done, by the objects themselves."""
+    there = set(schedule.driver._objects)
+    manifests = {name for name, digest in DIGESTS.items() if keys.revision_link(REPOSITORY, digest) in there}
+    blobs = {body for body in BLOBS.values() if keys.layer_link(REPOSITORY, Digest.of(body)) in there}
+    crashed = [actor for actor in schedule.actors if actor.crashed]
+    pushed = {actor.name.split()[1] for actor in schedule.actors if actor.name.startswith("push ") and actor.succeeded}
+    deleted = {actor.name.removeprefix("delete ") for actor in schedule.actors}
+    # A push that has died, and was never acknowledged, may leave its manifest without what is deleted just then.
+    owed = {name for name in manifests if not crashed or (name in pushed and name not in deleted)}
+    found = [f"{name} lacks a blob" for name in owed if not NEEDS[name] <= blobs]
+    for tag in TAGS:
+        link = schedule.driver._objects.get(keys.tag_link(REPOSITORY, tag))
+        target = None if link is None else Digest.parse(link.body.decode())
+        if target is not None and not crashed and target not in {DIGESTS[name] for name in manifests}:
+            found.append(f"the tag {tag} leads nowhere")
+        index = [key for key in there if key.startswith(keys.tag_index(REPOSITORY, tag))]
+        if target is not None and keys.tag_index_link(REPOSITORY, tag, target) not in index and not crashed:
+            found.append(f"the index of the tag {tag} lacks where it points")
+    entry = keys.referrer(REPOSITORY, Digest.parse(str(SUBJECT["digest"])), DIGESTS["artifact"])
+    if "artifact" in owed and entry not in there:
+        found.append("the referrers lack what is there")
+    if not crashed and any(key.startswith(keys.REMOVALS) for key in there):
+        found.append("an announcement is left")
+    return found
+
+
+def surprises(actors: list[Actor]) -> list[str]:
+    """What no client should be answered."""
+    allowed = (RegistryError, Power, StorageUnavailable)
+    return [
+        f"{actor.name}: {actor.outcome!r}"
+        for actor in actors
+        if isinstance(actor.outcome, BaseException) and not isinstance(actor.outcome, allowed)
+    ]
+
+
+@pytest.mark.timeout(900)
+def test_in_whatever_order_they_come_nothing_that_was_acknowledged_is_lost() -> None:
+    sys.stderr.write(f"PIERHEAD_TEST_SEED={SEED} PIERHEAD_TEST_SCHEDULES={SCHEDULES}\n")
+    chance = random.Random(SEED)
+    crashes = waits = 0
+    for number in range(SCHEDULES):
+        schedule = Schedule(chance)
+        beginning = chance.choice(BEGINNINGS)
+        begin(schedule, beginning)
+        operations = [chance.choice(OPERATIONS) for _ in range(chance.randint(2, 4))]
+        dying = chance.randrange(len(operations)) if chance.random() < 0.3 else None
+        for place, operation in enumerate(operations):
+            crash_at = chance.randrange(45) if place == dying else None
+            schedule.add(" ".join(operation), partial(work, operation), crash_at)
+        schedule.run()
+
+        told = f"schedule {number} of {SEED}: {beginning}, {[(a.name, a.outcome) for a in schedule.actors]}"
+        assert surprises(schedule.actors) == [], told
+        assert lies(schedule) == [], told
+        crashes += any(actor.crashed for actor in schedule.actors)
+        waits += schedule.clock.now > 1_000_000.0
+
+    assert crashes > SCHEDULES / 20
+    assert waits, "nobody ever waited for anybody"
+
+
+async def test_the_scheduler_finds_the_loss_if_a_push_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr("storage.removals.RemovalStore.wait_for_blobs", at_once)
+    chance = random.Random(0)
+    for _ in range(3000):
+        schedule = Schedule(chance)
+        begin(schedule, ())
+        for operation in (("push", "one", "t"), ("delete blob", "layer")):
+            schedule.add(" ".join(operation), partial(work, operation), None)
+        schedule.run()
+        if lies(schedule):
+            return
+    pytest.fail("the loss was never found")
