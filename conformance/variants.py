@@ -9,17 +9,28 @@ from pathlib import Path
 from registry.auth.htpasswd import add_user
 from registry.auth.passwords import hash_password
 from tests.running import Server, start
+from tests.s3.weed import BUCKET, require_weed, serving_weed
 
 USER, PASSWORD = "conformance", "of the official suite"
 
-Store = Callable[[Path], AbstractContextManager[Sequence[str]]]
-"""From an empty directory to the arguments of `serve` that choose where bytes are kept, while it is there."""
+Place = tuple[Sequence[str], Mapping[str, str]]
+"""The arguments of `serve` that choose where bytes are kept, and what has to be in its environment."""
+
+Store = Callable[[Path], AbstractContextManager[Place]]
+"""From an empty directory to a place, while it is there."""
 
 
 @contextlib.contextmanager
-def filesystem(directory: Path) -> Iterator[Sequence[str]]:  # noqa: ARG001, the signature is Store's
+def filesystem(directory: Path) -> Iterator[Place]:  # noqa: ARG001, the signature is Store's
     """Keep bytes in the data directory, as without any argument."""
-    yield ()
+    yield (), {}
+
+
+@contextlib.contextmanager
+def bucket(directory: Path) -> Iterator[Place]:
+    """Keep bytes in a bucket of SeaweedFS."""
+    with serving_weed(require_weed(), directory) as store:
+        yield ("--data", f"s3://{BUCKET}/images"), store.environment()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +53,12 @@ class Variant:
         """Serve with everything new below `directory`, for the length of a `with` block."""
         for name in ("data", "store"):
             (directory / name).mkdir(parents=True)
-        with self.store(directory / "store") as given:
+        with self.store(directory / "store") as (given, environment):
             log = directory / "pierhead.log"
             arguments = [*given, *self._users(directory / "users")]
-            server = start(directory / "data", log=log, workers=self.workers, arguments=arguments)
+            server = start(
+                directory / "data", log=log, workers=self.workers, arguments=arguments, environment=environment
+            )
             try:
                 yield server
             finally:
@@ -62,4 +75,5 @@ VARIANTS = (
     Variant("filesystem-1-worker", filesystem, workers=1),
     Variant("filesystem-2-workers", filesystem, workers=2),
     Variant("filesystem-2-workers-private", filesystem, workers=2, private=True),
+    Variant("s3-2-workers", bucket, workers=2),
 )

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -50,13 +50,13 @@ from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
 from registry.references import References
 from registry.referrers import Referrers
+from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
 from storage.errors import Corrupt
-from storage.filesystem import FileSystemDriver
 from storage.layout import check_layout, is_unadopted
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
@@ -213,7 +213,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     settings name can't be used.
     """
     limits = settings.limits
-    driver = driver or FileSystemDriver(settings.data)
+    driver = driver or open_driver(settings)
     shared = shared or share(settings)
     try:
         audit = _build_audit(settings, driver)
@@ -252,7 +252,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
         ),
     )
-    sweeps = {"uploads": uploads.expire, "removals": removals.expire}
+    sweeps: dict[str, Callable[[], Awaitable[int]]] = {
+        "uploads": uploads.expire,
+        "removals": removals.expire,
+        "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
+    }
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
     janitor = Janitor(sweeps, sweep_seconds=limits.sweep_seconds)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from registry.addresses import TcpAddress, parse_address
 from registry.media_types import MANIFESTS
 from registry.quantities import Bytes, Count, Seconds
+from registry.stores import BucketPlace, parse_place
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~/-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
@@ -304,6 +305,37 @@ class Audit(BaseModel):
         return self.file is not None or self.stdout
 
 
+class S3(BaseModel):
+    """The bucket, where `data` names one. What is unset is left to boto3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    endpoint: str | None = Field(None, description="Where the store is, such as http://10.0.0.9:8333.")
+    region: str | None = Field(None, description="The region of the bucket.")
+    path_style: bool | None = Field(
+        None, description="Whether the bucket stands in the path, not in the name of the host; unset: boto3 chooses."
+    )
+    profile: str | None = Field(None, description="The profile of the AWS configuration to use.")
+    access_key: str | None = Field(None, description="The access key; better in AWS_ACCESS_KEY_ID or a role.")
+    secret_key: str | None = Field(
+        None, repr=False, description="The secret key; better in AWS_SECRET_ACCESS_KEY or a role."
+    )
+    sse: Literal["AES256", "aws:kms"] | None = Field(None, description="How the store encrypts what is written.")
+    kms_key: str | None = Field(None, description="The key for aws:kms.")
+    storage_class: str | None = Field(None, description="The storage class of blobs and of everything else committed.")
+    checksums: Literal["when_required", "when_supported"] = Field(
+        "when_required", description="Whether boto3 adds its checksums to every call, which some stores refuse."
+    )
+    ca_bundle: FilePath | None = Field(None, description="The CAs that the store's certificate is verified with (PEM).")
+    connect_timeout_seconds: Seconds = Field(5.0, gt=0, description="How long a connection to the store may take.")
+    read_timeout_seconds: Seconds = Field(30.0, gt=0, description="How long the store may take to answer.")
+    attempts_max: Count = Field(5, ge=1, le=20, description="How often a call is tried that may succeed another time.")
+    threads_max: Count = Field(32, ge=1, le=256, description="Calls to the store at once, for each worker.")
+    memory_bytes_max: Bytes = Field(
+        128 << 20, ge=64 << 20, description="Memory of a worker for bodies on their way into the store."
+    )
+
+
 class Settings(BaseModel):
     """Everything that can be configured."""
 
@@ -317,7 +349,10 @@ class Settings(BaseModel):
         "push and delete.",
     )
     listen: str = Field("127.0.0.1:5000", description="Where to listen: host:port, [v6]:port, :port or unix:/path.")
-    data: Path = Field(Path("data"), description="The data directory. It is made if it does not exist.")
+    data: Annotated[Path | BucketPlace, BeforeValidator(parse_place)] = Field(
+        Path("data"),
+        description="The data directory, which is made if it does not exist; or a bucket, as s3://bucket/prefix.",
+    )
     workers: Count = Field(default_factory=cores, ge=1, le=256, description="Worker processes; unset: one per core.")
     prefix: str = Field("", description="A path that clients see before /v2/, such as /registry.")
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = Field(
@@ -338,6 +373,7 @@ class Settings(BaseModel):
     limits: Limits = Field(default_factory=lambda: Limits(), description="See below.")  # noqa: PLW0108  # mypy
     tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
     audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
+    s3: S3 = Field(default_factory=lambda: S3(), description="See below.")  # noqa: PLW0108  # mypy
 
     @field_validator("listen")
     @classmethod
@@ -355,17 +391,6 @@ class Settings(BaseModel):
                 "(PIERHEAD_ALLOW_ANONYMOUS_PUSH=true, --allow-anonymous-push)"
             )
         return text
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _check_data(cls, path: object) -> object:
-        if not isinstance(path, str | Path):
-            raise ValueError('expected the path of a directory as a text, such as "./data"')
-        if str(Path(path)) == "." or "\0" in str(path):
-            raise ValueError("expected the path of a directory of its own, such as ./data")
-        if str(path).startswith("~"):
-            raise ValueError("~ means a home directory to a shell only: write the whole path")
-        return path
 
     @field_validator("prefix")
     @classmethod

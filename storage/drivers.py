@@ -217,3 +217,7 @@ class Driver(Protocol):
     async def discard(self, key: str) -> None:
         """Drop a staged object, also from under its writer; dropping what is absent is fine."""
         ...
+
+    async def sweep(self, *, older_than_seconds: float) -> int:
+        """Drop what dead processes have left that no key leads to, and return how much of it there was."""
+        ...

@@ -114,6 +114,10 @@ class MemoryDriver:
             raise Busy("another writer holds the staged object", key=key)
         return MemoryWriter(self, key, staged)
 
+    async def sweep(self, *, older_than_seconds: float) -> int:  # noqa: ARG002  # there is nothing of the kind
+        """Drop nothing: what a dead process had in memory is gone with it."""
+        return 0
+
     async def discard(self, key: str) -> None:
         """Drop a staged object, also from under its writer; dropping what is absent is fine."""
         self.forget_staged(check_key(key))

@@ -32,6 +32,7 @@ class Kind(Enum):
     ROBOT_TOKEN = "robot's token"  # noqa: S105  # no password
     REFRESH_TOKEN = "refresh token"  # noqa: S105
     AUDIT = "record of the audit trail"
+    STAGED = "staged bytes of an upload in a bucket"
     TEMPORARY = "unfinished file of distribution"
     STRAY = "stray object"
 
@@ -119,6 +120,8 @@ def _in_accounts(key: str) -> Place:
             return Place(key, Kind.ROBOT_TOKEN, name=robot)
         case [keys.OURS, "refresh", _owner, token]:
             return Place(key, Kind.REFRESH_TOKEN, name=token)
+        case [keys.OURS, "staged", _, *_]:
+            return Place(key, Kind.STAGED)
         case [keys.OURS, "audit", *parts] if parts:
             return Place(key, Kind.AUDIT, name="/".join(parts))
     return _stray(key)

@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from tests.running import Server, start
+from tests.s3.weed import Store, find_weed, how_to_get_weed, serving_weed
 from tests.tools import find_tool, how_to_get
 
 Mount = Callable[..., Path]
@@ -123,3 +124,14 @@ def refuse(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Return a SeaweedFS that runs until the last test has ended."""
+    program = find_weed()
+    if program is None:
+        refuse(how_to_get_weed())
+        raise AssertionError("refused")
+    with serving_weed(program, tmp_path_factory.mktemp("weed")) as store:
+        yield store

@@ -22,14 +22,16 @@ CONFIGURATION = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
 storage:
-  filesystem: {{rootdirectory: {data}}}
+  {storage}
   delete: {{enabled: true}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
 
 
-def start_distribution(program: str, data: Path, *, log: Path) -> Server:
+def start_distribution(program: str, data: Path, *, log: Path, storage: str = "") -> Server:
     """Serve `data` on a free loopback port, deletion allowed, and return once it answers.
+
+    `storage`, if given, is the line of its configuration that says where everything is instead.
 
     `program` is the path of distribution 2.8 or 3. Its configuration is written beside `log`. Raises
     RuntimeError with the end of the log if it does not start.
@@ -37,7 +39,7 @@ def start_distribution(program: str, data: Path, *, log: Path) -> Server:
     for _ in range(STARTS_MAX):
         # It cannot be given port 0, and a port that was free may be taken by the time it binds.
         port = free_port()
-        process = _spawn(program, "serve", str(_configure(data, log=log, port=port)), log=log)
+        process = _spawn(program, "serve", str(_configure(data, log=log, port=port, storage=storage)), log=log)
         server = Server(process, f"http://127.0.0.1:{port}", data, log)
         if _answers(server):
             return server
@@ -47,9 +49,9 @@ def start_distribution(program: str, data: Path, *, log: Path) -> Server:
 
 
 @contextlib.contextmanager
-def serving_distribution(program: str, data: Path, *, log: Path) -> Iterator[Server]:
-    """Serve `data` for the length of a `with` block."""
-    server = start_distribution(program, data, log=log)
+def serving_distribution(program: str, data: Path, *, log: Path, storage: str = "") -> Iterator[Server]:
+    """Serve `data`, or what `storage` says, for the length of a `with` block."""
+    server = start_distribution(program, data, log=log, storage=storage)
     try:
         yield server
     finally:
@@ -68,9 +70,10 @@ def collect_garbage(program: str, data: Path, *, log: Path, delete_untagged: boo
         raise subprocess.CalledProcessError(code, process.args, log.read_text(errors="replace")[-4000:])
 
 
-def _configure(data: Path, *, log: Path, port: int) -> Path:
+def _configure(data: Path, *, log: Path, port: int, storage: str = "") -> Path:
     configuration = log.with_suffix(".yml")
-    configuration.write_text(CONFIGURATION.format(data=data, port=port))
+    storage = storage or f"filesystem: {{rootdirectory: {data}}}"
+    configuration.write_text(CONFIGURATION.format(storage=storage, port=port))
     return configuration
 
 

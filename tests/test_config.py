@@ -12,6 +12,7 @@ from registry.addresses import TcpAddress, parse_address
 from registry.config import Settings, cores
 from registry.config_sources import SECTIONS, ConfigurationError, load, variables
 from registry.quantities import BYTES, SECONDS, Bytes, Seconds
+from registry.stores import BucketPlace
 
 
 def problems(
@@ -70,7 +71,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: p
         ("[limit]\nheader_seconds = 1", "limit: unknown section: did you mean [limits]?"),
         ("[log]\nlevel = 'info'", "log.level: unknown key: did you mean log_level?"),
         ("[upload]\nidle_seconds = 1", "upload.idle_seconds: unknown key: did you mean limits.upload_idle_seconds?"),
-        ("[http]", "http: unknown section: there are [auth], [limits], [tls], [audit]"),
+        ("[http]", "http: unknown section: there are [auth], [limits], [tls], [audit], [s3]"),
         ("limits = 3", "limits: a section: write [limits] on a line of its own, and its keys below"),
     ],
 )
@@ -104,7 +105,7 @@ def test_an_unknown_variable_names_the_nearest_one(tmp_path: Path) -> None:
         ('listen = ":5000"', "is reached from other machines"),
         ("listen = 5000", "listen: input should be a valid string (it is 5000)"),
         ('data = ""', "data: expected the path of a directory of its own"),
-        ("data = 3", "data: expected the path of a directory as a text"),
+        ("data = 3", "data: expected a directory as a text"),
         ('data = "~/images"', "write the whole path"),
         ("workers = true", "workers: expected a number, not true or false (it is true)"),
         ("workers = 0", "workers: input should be greater than or equal to 1"),
@@ -244,3 +245,24 @@ def test_any_text_is_a_size_and_a_time_or_is_refused(text: str) -> None:
         except ValidationError:
             continue
         assert value >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("s3://images", BucketPlace("images")),
+        ("s3://images/", BucketPlace("images")),
+        ("s3://images/registry/eu", BucketPlace("images", "registry/eu")),
+        ("/srv/images", Path("/srv/images")),
+        ("s3:/srv", Path("s3:/srv")),
+    ],
+)
+def test_data_is_a_directory_or_a_bucket(text: str, place: Path | BucketPlace) -> None:
+    assert load(options={"data": text}, environment={}).settings.data == place
+    assert str(place).rstrip("/") == text.rstrip("/")
+
+
+@pytest.mark.parametrize("text", ["s3://", "s3:///x", "s3://a b", "s3://a/../b", "s3://a/b//c", "s3://u:p@h/b", "gs://a"])
+def test_what_is_no_bucket_is_an_error_that_says_what_is_expected(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected"):
+        load(options={"data": text}, environment={})

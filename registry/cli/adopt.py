@@ -18,11 +18,11 @@ def adopt(data: Data = None, config: Config = None, *, as_json: Json = False, no
     Serving and pushing may go on meanwhile; it may be stopped and run again at any time. Exit code: 0 clean, 1
     adopted, with warnings or errors to look at, 2 usage, 3 it could not.
     """
-    directory = load_or_exit(config, {"data": data}).settings.data
+    settings = load_or_exit(config, {"data": data}).settings
     report = Report(lambda: sys.stdout, as_json=as_json, notes=notes)
 
     async def work() -> int:
-        made = parts(directory, report, condemn=True)
+        made = parts(settings, report, condemn=True)
         adoption = Adoption(made.driver, made.inspection, made.scan, made.rechecks, made.tally, survey=made.survey)
         try:
             await made.driver.start()
@@ -35,4 +35,4 @@ def adopt(data: Data = None, config: Config = None, *, as_json: Json = False, no
         report.summary("adopted", made.tally, added=dict(changes.added), removed=dict(changes.removed))
         return int(any(report.by_severity[severity] for severity in (Severity.WARNING, Severity.ERROR)))
 
-    raise typer.Exit(run("adopt", directory, work))
+    raise typer.Exit(run("adopt", settings.data, work))

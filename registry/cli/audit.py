@@ -17,11 +17,12 @@ from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
 from registry.cli.scanning import COULD_NOT, INTERRUPTED, Json, shown
 from registry.cli.serve import Data
+from registry.config import Settings
 from registry.findings import Severity, printable
 from registry.scan import Tally
+from registry.stores import open_driver
 from storage import keys
 from storage.errors import NotFound, StorageError
-from storage.filesystem import FileSystemDriver
 
 TAKEN_MAX = 100
 
@@ -53,7 +54,7 @@ class Question:
     """What is to be verified, and against what."""
 
     file: Path
-    data: Path | None
+    store: Settings | None
     head: str
     key: Path | None
     begins: int
@@ -83,9 +84,9 @@ def verify(
     directory = None if without_head else settings.data
     if file is None:
         _fail("no trail is configured: name its file with --file")
-    if directory is not None and not directory.is_dir():
+    if isinstance(directory, Path) and not directory.is_dir():
         _fail(f"{directory} is no directory: name the data directory with --data, or give --without-head")
-    raise typer.Exit(_run(Question(file, directory, head, key, begins), as_json=as_json))
+    raise typer.Exit(_run(Question(file, None if without_head else settings, head, key, begins), as_json=as_json))
 
 
 @app.command("show", epilog=examples("audit show --actor user:alice --since 2026-11-26"))
@@ -131,7 +132,7 @@ def _run(question: Question, *, as_json: bool) -> int:
 async def _verify(question: Question, *, as_json: bool) -> int:
     key = load_key(question.key) if question.key else None
     report, tally = Report(as_json=as_json), Tally()
-    mark = await _head(question, key, report) if question.data else None
+    mark = await _head(question, key, report) if question.store else None
     verification = Verification(question.file, head=mark, key=key, begins=question.begins, tally=tally)
     breaks = verification.run()
     async with shown(tally):
@@ -144,9 +145,11 @@ async def _verify(question: Question, *, as_json: bool) -> int:
 
 
 async def _head(question: Question, key: bytes | None, report: "Report") -> Mark | None:
-    assert question.data is not None
-    driver, at = FileSystemDriver(question.data), keys.audit_head(question.head)
+    assert question.store is not None
+    driver, at = open_driver(question.store), keys.audit_head(question.head)
     try:
+        if not isinstance(question.store.data, Path):
+            await driver.start()
         body = (await driver.get(at, bytes_max=HEAD_BYTES_MAX)).body
     except NotFound:
         body = b""
@@ -154,7 +157,7 @@ async def _head(question: Question, key: bytes | None, report: "Report") -> Mark
         await driver.close()
     mark = read_head(body, key)
     if mark is None:
-        report.tell(Break(Flaw.HEAD_MISSING, Place(question.data / at, 0)))
+        report.tell(Break(Flaw.HEAD_MISSING, Place(Path(f"{question.store.data}/{at}"), 0)))
     return mark
 
 

@@ -11,6 +11,9 @@ from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.config import Settings
 from registry.config_sources import key_paths
 from registry.findings import printable
+from registry.stores import BucketPlace
+
+SECRETS = frozenset({("s3", "secret_key")})
 
 
 def check_config(config: Config = None) -> None:
@@ -23,7 +26,8 @@ def check_config(config: Config = None) -> None:
         value: object = found.settings
         for name in path:
             value = getattr(value, name)
-        typer.echo(printable(f"{'.'.join(path)} = {_shown(value)}  # {found.origins.get(path, 'default')}"))
+        text = "set, and not shown" if path in SECRETS and value is not None else _shown(value)
+        typer.echo(printable(f"{'.'.join(path)} = {text}  # {found.origins.get(path, 'default')}"))
     for problem in _problems(found.settings):
         typer.echo(f"pierhead: {printable(problem)}", err=True)
         raise typer.Exit(USAGE)
@@ -35,7 +39,7 @@ def check_config(config: Config = None) -> None:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str | Path):
+    if isinstance(value, str | Path | BucketPlace):
         return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, tuple):
         return f"[{', '.join(_shown(str(item)) for item in value)}]"
@@ -58,6 +62,8 @@ def _warnings(settings: Settings) -> Iterable[str]:
     if settings.sends_passwords_in_the_clear:
         yield "passwords are sent in the clear: set tls.certificate, or listen behind a proxy that has one"
     data = settings.data
+    if isinstance(data, BucketPlace):
+        return
     there = next(path for path in (data.absolute(), *data.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         yield f"the data directory {data} can't be used: {there} is not a directory"

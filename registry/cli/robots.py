@@ -23,7 +23,7 @@ from registry.cli.scanning import run
 from registry.cli.serve import Data
 from registry.findings import printable
 from registry.quantities import parse_seconds
-from storage.filesystem import FileSystemDriver
+from registry.stores import open_driver
 from storage.layout import check_layout
 from storage.robots import RobotStore, RobotToken
 
@@ -135,7 +135,7 @@ def revoke(target: Target, data: Data = None, config: Config = None) -> None:
     _work("revoke", data, config, work)
 
 
-def _work(command: str, data: Path | None, config: Path | None, work: Work) -> None:
+def _work(command: str, data: str | None, config: Path | None, work: Work) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
     from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
     from registry.asgi import CannotStart  # noqa: PLC0415
@@ -143,7 +143,7 @@ def _work(command: str, data: Path | None, config: Path | None, work: Work) -> N
     settings, operator = load_or_exit(config, {"data": data}).settings, _operator()
 
     async def opened() -> int:
-        driver = FileSystemDriver(settings.data)
+        driver = open_driver(settings)
         trail: Trail | None = None
         try:
             await driver.start()

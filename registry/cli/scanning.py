@@ -21,15 +21,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from registry.cli.configuration import USAGE
+from registry.config import Settings
 from registry.findings import Finding, Problem, Severity, printable
 from registry.hashing import Hasher
 from registry.inspection import Inspection
 from registry.rechecks import Rechecks
 from registry.scan import Scan, Tally
+from registry.stores import Place as StorePlace
+from registry.stores import open_driver
 from storage import keys
 from storage.blobs import BlobStore
+from storage.drivers import Driver
 from storage.errors import StorageError
-from storage.filesystem import FileSystemDriver
 from storage.filesystem.survey import survey
 from storage.places import is_object
 
@@ -99,7 +102,7 @@ class Report:
 class Parts:
     """What both commands are made of, on one store."""
 
-    driver: FileSystemDriver
+    driver: Driver
     inspection: Inspection
     scan: Scan
     rechecks: Rechecks
@@ -107,9 +110,9 @@ class Parts:
     survey: Callable[[], AsyncIterator[Finding]]
 
 
-def parts(data: Path, report: Report, *, condemn: bool) -> Parts:
+def parts(settings: Settings, report: Report, *, condemn: bool) -> Parts:
     """Connect the parts; with `condemn`, damaged blobs are remembered, so that they are not served."""
-    driver, tally, root = FileSystemDriver(data), Tally(), str(data.absolute())
+    driver, tally, data = open_driver(settings), Tally(), settings.data
 
     def count(read: int) -> None:
         tally.counts["bytes hashed"] += read
@@ -123,7 +126,9 @@ def parts(data: Path, report: Report, *, condemn: bool) -> Parts:
     rechecks = Rechecks(report.finding)
 
     async def look_at_files() -> AsyncIterator[Finding]:
-        odd = survey(root, is_object=is_object)
+        if not isinstance(data, Path):
+            return  # in a bucket there is nothing but objects
+        odd = survey(str(data.absolute()), is_object=is_object)
         while batch := await asyncio.to_thread(list, islice(odd, SURVEYED_MAX)):
             for each in batch:
                 yield Finding(Problem[each.oddity.name], each.key)
@@ -133,16 +138,17 @@ def parts(data: Path, report: Report, *, condemn: bool) -> Parts:
     )
 
 
-def run(name: str, data: Path, work: Callable[[], Coroutine[None, None, int]]) -> int:
+def run(name: str, data: StorePlace, work: Callable[[], Coroutine[None, None, int]]) -> int:
     """Run a command's work as the owner of the store and return its exit code."""
-    if not data.is_dir():
+    if isinstance(data, Path) and not data.is_dir():
         typer.echo(f"pierhead {name}: {data} is no directory: name the data directory with --data", err=True)
         return USAGE
     # What the stores log about each scar is what the command reports anyway.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        _check(data)
-        _become_owner(data)
+        if isinstance(data, Path):
+            _check(data)
+            _become_owner(data)
         return asyncio.run(work())
     except (StorageError, OSError) as error:
         typer.echo(f"pierhead {name}: {printable(str(error))}", err=True)

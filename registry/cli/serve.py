@@ -17,7 +17,9 @@ Listen = Annotated[
     str | None,
     typer.Option("--listen", metavar="ADDRESS", help="host:port, [v6]:port, :port or unix:/path (127.0.0.1:5000)."),
 ]
-Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data directory (./data).")]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="DIR", help="The data directory (./data), or s3://bucket/prefix.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Worker processes (one per core).")]
 Prefix = Annotated[str | None, typer.Option("--prefix", metavar="PATH", help="A path before /v2/, such as /registry.")]
 AllowAnonymous = Annotated[

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,15 +35,17 @@ def verify(
     Serving and pushing may go on meanwhile; nothing is changed, unless --condemn is given. Exit code: 0 nothing
     wrong, 1 warnings only, 2 usage, 3 errors, or it could not look.
     """
-    directory = load_or_exit(config, {"data": data}).settings.data
+    settings = load_or_exit(config, {"data": data}).settings
     report = Report(lambda: sys.stdout, as_json=as_json, notes=notes)
 
     async def work() -> int:
-        made = parts(directory, report, condemn=condemn)
+        made = parts(settings, report, condemn=condemn)
         verification = Verification(
             made.driver, made.inspection, made.scan, made.rechecks, made.tally, survey=made.survey
         )
         try:
+            if not isinstance(settings.data, Path):
+                await made.driver.start()  # a directory may be one that can't be written to
             async with shown(made.tally):
                 await verification.run(jobs=0 if quick else min(JOBS_MAX, len(os.sched_getaffinity(0))))
         finally:
@@ -52,4 +55,4 @@ def verify(
             return COULD_NOT
         return int(report.by_severity[Severity.WARNING] > 0)
 
-    raise typer.Exit(run("verify", directory, work))
+    raise typer.Exit(run("verify", settings.data, work))

@@ -12,10 +12,10 @@ from storage.errors import Corrupt
 from storage.filesystem.failures import reading_failed
 from storage.filesystem.files import IN_LOOP_BYTES_MAX, Descriptor, FileReader, open_file, read_whole, stat_file
 from storage.filesystem.listing import list_page
-from storage.filesystem.objects import ObjectFiles, version_of
+from storage.filesystem.objects import TEMPORARY, ObjectFiles, version_of
 from storage.filesystem.staged import StagedFile, open_staged
 from storage.filesystem.threads import Threads
-from storage.filesystem.trial import try_store
+from storage.filesystem.trial import remove_stale, try_store
 
 
 class FileSystemDriver:
@@ -106,6 +106,10 @@ class FileSystemDriver:
     async def discard(self, key: str) -> None:
         """Drop a staged object, also from under its writer; dropping what is absent is fine."""
         await self._threads.run(self._files.delete, check_key(key))
+
+    async def sweep(self, *, older_than_seconds: float) -> int:
+        """Remove temporary files that nobody writes any more, and return how many."""
+        return await self._threads.run(remove_stale, Path(self._files.path(TEMPORARY)), older_than_seconds)
 
     def _path(self, key: str) -> str:
         return self._files.path(check_key(key))

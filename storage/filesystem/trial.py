@@ -42,7 +42,7 @@ def try_store(files: ObjectFiles) -> None:
         for name in _CHECKED:
             step = root / name
             _check_directory(step, device)
-        _remove_stale(root / TEMPORARY)
+        remove_stale(root / TEMPORARY, STALE_SECONDS)
     except OSError as error:
         raise _explained(error, step) from error
 
@@ -119,12 +119,15 @@ def _check_directory(path: Path, device: int) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _remove_stale(directory: Path) -> None:
-    """Remove what writers that are long dead have left. A recent file may be another worker's."""
+def remove_stale(directory: Path, older_than_seconds: float) -> int:
+    """Remove what writers that are long dead have left, and count it. A recent file may be another worker's."""
+    removed = 0
     for path in directory.iterdir():
         with contextlib.suppress(OSError):
-            if path.lstat().st_mtime < time.time() - STALE_SECONDS:
+            if path.lstat().st_mtime < time.time() - older_than_seconds:
                 path.unlink()
+                removed += 1
+    return removed
 
 
 def _sync(directory: Path) -> None:

@@ -4,6 +4,7 @@ A further driver joins by one more branch in the fixture `open_store`.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -15,9 +16,11 @@ from storage.drivers import PIECE_BYTES, Driver, Page
 from storage.errors import AlreadyExists, Busy, Corrupt, NotFound, VersionMismatch
 from storage.filesystem import FileSystemDriver
 from storage.memory import MemoryDriver
+from storage.s3 import S3Driver
+from tests.s3.weed import Store
 
 OpenStore = Callable[[], Awaitable[Driver]]
-DRIVERS = ["filesystem", "memory"]
+DRIVERS = ["filesystem", "memory", "s3"]
 NO_KEYS = ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "../a", "a/.", "a\0b", "a/\ud800", "a/\udcff"]
 RACERS = 24
 
@@ -26,11 +29,15 @@ RACERS = 24
 async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenStore]:
     """Return a function that gives one more driver on the same store, as another worker has it."""
     memory = MemoryDriver()
+    bucket: Store | None = request.getfixturevalue("weed") if request.param == "s3" else None
+    prefix = f"contract/{secrets.token_hex(8)}"
 
     async with AsyncExitStack() as opened:
 
         async def opener() -> Driver:
             driver: Driver = memory if request.param == "memory" else FileSystemDriver(tmp_path / "data")
+            if bucket is not None:
+                driver = S3Driver(bucket.settings(prefix))
             await driver.start()
             opened.push_async_callback(driver.close)
             return driver
@@ -795,3 +802,18 @@ async def test_a_commit_returns_the_identity_that_a_reader_of_the_object_has(dri
     reader = await driver.open("k")
     await reader.close()
     assert identity == reader.identity
+
+
+async def test_a_sweep_leaves_what_is_in_use(driver: Driver) -> None:
+    await driver.put("a/b", b"an object")
+    await driver.stage("up/1/data")
+    writer = await driver.open_staged("up/1/data")
+    await writer.write([b"staged"])
+    await writer.flush()
+
+    await driver.sweep(older_than_seconds=86400)
+
+    assert await read(driver, "a/b") == b"an object"
+    await writer.write([b" bytes"])
+    await writer.commit("a/c")
+    assert await read_large(driver, "a/c") == b"staged bytes"

@@ -1,0 +1,216 @@
+"""Calls to the bucket: in threads, repeated within limits, and answered in storage's words."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import boto3
+from botocore.config import Config
+
+from storage.errors import StorageRefused
+from storage.s3.failures import Answer, Refusal, answer_of, refused, unavailable, unusable
+from storage.s3.settings import S3Settings
+from storage.s3.threads import Threads
+
+BACKOFF_SECONDS = 0.1
+
+Response = dict[str, Any]
+
+PATIENT = frozenset({"copy_object", "upload_part_copy", "complete_multipart_upload"})
+"""Calls in which the store moves bytes before it answers."""
+
+
+class Body(Protocol):
+    """The bytes of an object as they arrive. Blocks."""
+
+    def read(self, amt: int | None = None) -> bytes:
+        """Read that many bytes at most, or all that follow."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class Client(Protocol):
+    """What is used of boto3's client: its operations are attributes made at run time."""
+
+    meta: Any
+
+    def __getattr__(self, name: str) -> Callable[..., Response]: ...
+
+
+def make_session(settings: S3Settings) -> boto3.session.Session:
+    """Make what finds the credentials: those given, else by every means that boto3 knows."""
+    return boto3.session.Session(
+        aws_access_key_id=settings.access_key,
+        aws_secret_access_key=settings.secret_key,
+        aws_session_token=settings.session_token,
+        profile_name=settings.profile,
+    )
+
+
+def make_client(session: boto3.session.Session, settings: S3Settings, *, read_timeout_seconds: float) -> Client:
+    """Make boto3's client, which never repeats a call by itself."""
+    style = {True: "path", False: "virtual", None: "auto"}[settings.path_style]
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": style},
+        connect_timeout=settings.connect_timeout_seconds,
+        read_timeout=read_timeout_seconds,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=settings.threads_max,
+        request_checksum_calculation=settings.checksums,
+        response_checksum_validation=settings.checksums,
+        user_agent_extra="pierhead",
+    )
+    client: Client = session.client(
+        "s3",
+        region_name=settings.region or session.region_name or "us-east-1",
+        endpoint_url=settings.endpoint,
+        verify=settings.ca_bundle,
+        config=config,
+    )
+    client.meta.events.register("before-sign.s3.PutObject", _send_at_once)
+    return client
+
+
+def _send_at_once(request: Any, **_given: object) -> None:  # botocore's, without types
+    """Send the body without asking whether it is wanted: that would take one more round trip for each write."""
+    if "Expect" in request.headers:
+        del request.headers["Expect"]
+
+
+class Bucket:
+    """The bucket below a prefix. Every call is one request to the store, unless it is repeated.
+
+    A repetition is not harmless for a conditional write: the first attempt may have worked, and then the
+    second is refused. A Refusal says so, and its caller has to look.
+    """
+
+    def __init__(
+        self,
+        settings: S3Settings,
+        threads: Threads,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.settings = settings
+        self.threads = threads
+        self._prefix = f"{settings.prefix}/" if settings.prefix else ""
+        self._client: Client | None = None
+        self._patient: Client | None = None
+        self._sleep = sleep
+        self._jitter = jitter
+
+    async def connect(self) -> None:
+        """Make the clients. Raises StorageRefused."""
+        await self.threads.run(self._connect)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in (self._client, self._patient):
+            if client is not None:
+                client.close()
+
+    async def call(self, operation: str, key: str = "", /, **parameters: object) -> Response:
+        """Make one call about an object. Raises Refusal, and StorageUnavailable when all attempts have failed."""
+        if key:
+            parameters["Key"] = self.full(key)
+        return await self.request(operation, key, parameters)
+
+    async def ask(self, operation: str, key: str, /, **parameters: object) -> Response:
+        """Make one call about an object whose refusal nobody expects. Raises StorageError."""
+        try:
+            return await self.call(operation, key, **parameters)
+        except Refusal as error:
+            raise refused(error, key) from error
+
+    async def request(self, operation: str, key: str, parameters: Mapping[str, object]) -> Response:
+        """Make one call, repeating it while that may help."""
+        unsure = False
+        attempts = self.settings.attempts_max
+        for attempt in range(1, attempts + 1):
+            outcome = await self.threads.run(self._call, operation, parameters)
+            if not isinstance(outcome, Answer):
+                return outcome
+            if not outcome.may_pass:
+                raise Refusal(outcome.code, outcome.status, unsure=unsure)
+            unsure = unsure or outcome.may_have_worked
+            if attempt == attempts:
+                raise unavailable(outcome, key, attempts=attempts)
+            await self.pause(attempt, outcome.retry_after)
+        raise AssertionError("there is at least one attempt")
+
+    async def pause(self, attempt: int, retry_after: float = 0.0) -> None:
+        """Wait before the next attempt: longer each time, and differently for each caller."""
+        longest = min(self.settings.backoff_seconds_max, BACKOFF_SECONDS * 2.0**attempt)
+        least = min(retry_after, self.settings.backoff_seconds_max)
+        await self._sleep(max(least, self._jitter(0.0, longest)))
+
+    def full(self, key: str) -> str:
+        """The name of a key in the bucket."""
+        return self._prefix + key
+
+    def own(self, name: str) -> str:
+        """The key of a name in the bucket."""
+        return name.removeprefix(self._prefix)
+
+    def source(self, key: str) -> dict[str, str]:
+        """A key as the source of a copy."""
+        return {"Bucket": self.settings.bucket, "Key": self.full(key)}
+
+    def encryption(self) -> dict[str, str]:
+        """What every call that makes an object says of encryption."""
+        settings = self.settings
+        parameters: dict[str, str] = {}
+        if settings.sse is not None:
+            parameters["ServerSideEncryption"] = settings.sse
+        if settings.kms_key is not None:
+            parameters["SSEKMSKeyId"] = settings.kms_key
+        return parameters
+
+    def placing(self) -> dict[str, str]:
+        """What every call that makes a committed object says of encryption and storage class."""
+        parameters = self.encryption()
+        if self.settings.storage_class is not None:
+            parameters["StorageClass"] = self.settings.storage_class
+        return parameters
+
+    def _connect(self) -> None:
+        settings = self.settings
+        try:
+            session = make_session(settings)
+            self._client = make_client(session, settings, read_timeout_seconds=settings.read_timeout_seconds)
+            self._patient = make_client(session, settings, read_timeout_seconds=settings.copy_timeout_seconds)
+        except Exception as error:
+            if (explained := unusable(error)) or isinstance(error, ValueError):
+                raise explained or StorageRefused(
+                    f"no endpoint that can be called ({error}): give http://host:port"
+                ) from error
+            raise
+
+    def _call(self, operation: str, parameters: Mapping[str, object]) -> Response | Answer:
+        client = self._patient if operation in PATIENT else self._client
+        assert client is not None, "the driver was not started"
+        try:
+            response: Response = getattr(client, operation)(Bucket=self.settings.bucket, **parameters)
+        except Exception as error:
+            if (answer := answer_of(error)) is not None:
+                return answer
+            if explained := unusable(error):
+                raise explained from error
+            raise
+        return response
+
+
+def etag_of(response: Mapping[str, Any]) -> str:
+    """The entity tag of an answer, without quotes."""
+    return str(response["ETag"]).strip('"')
+
+
+def quoted(etag: str) -> str:
+    """An entity tag as headers have it."""
+    return f'"{etag}"'

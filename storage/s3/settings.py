@@ -1,0 +1,75 @@
+"""Where the bucket is, how it is spoken to, and the limits of this process."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+MIB = 1 << 20
+PART_BYTES_MIN = 5 * MIB
+"""The least that a part of a multipart upload has, but for the last."""
+
+PARTS_MAX = 10_000
+COPY_BYTES_MAX = 5 << 30
+"""The most that one call copies within a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """Everything that can be told about a bucket. What is None is left to boto3: its environment and files.
+
+    `prefix` is empty or ends in no slash. `storage_class` is for committed objects, `sse` for everything. Some
+    stores refuse the checksums that boto3 adds to every call by default: `checksums="when_supported"` is for
+    AWS and those that do not.
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    profile: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    sse: Literal["AES256", "aws:kms"] | None = None
+    kms_key: str | None = None
+    storage_class: str | None = None
+    checksums: Literal["when_required", "when_supported"] = "when_required"
+    ca_bundle: str | None = None
+    connect_timeout_seconds: float = 5.0
+    read_timeout_seconds: float = 30.0
+    copy_timeout_seconds: float = 300.0
+    attempts_max: int = 5
+    backoff_seconds_max: float = 5.0
+    threads_max: int = 32
+    memory_bytes_max: int = 96 * MIB
+    part_bytes: int = 8 * MIB
+    parts_max: int = PARTS_MAX
+    copy_part_bytes: int = 64 * MIB
+    parallel_parts_max: int = 4
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what can't work."""
+        if not self.bucket:
+            raise ValueError("the bucket has no name: give s3://bucket or s3://bucket/prefix")
+        if self.kms_key is not None and self.sse != "aws:kms":
+            raise ValueError('a KMS key needs sse = "aws:kms"')
+        if not PART_BYTES_MIN <= self.part_bytes <= COPY_BYTES_MAX:
+            raise ValueError(f"a part has {PART_BYTES_MIN} bytes to {COPY_BYTES_MAX}, not {self.part_bytes}")
+        if not PART_BYTES_MIN <= self.copy_part_bytes <= COPY_BYTES_MAX:
+            raise ValueError(f"a copied part has {PART_BYTES_MIN} bytes to {COPY_BYTES_MAX}")
+        if self.memory_bytes_max < 3 * self.part_bytes:
+            raise ValueError(f"memory for three parts is needed: {3 * self.part_bytes} bytes at least")
+
+
+def parse_url(url: str) -> tuple[str, str]:
+    """Return bucket and prefix of `s3://bucket/prefix`. Raises ValueError, with what is wrong, on one line."""
+    scheme, separator, rest = url.partition("://")
+    if scheme != "s3" or not separator:
+        raise ValueError(f"no URL of a bucket: {url!r}: give s3://bucket or s3://bucket/prefix")
+    bucket, _slash, prefix = rest.partition("/")
+    prefix = prefix.strip("/")
+    if not bucket or any(character in bucket for character in "@:?#% "):
+        raise ValueError(f"no name of a bucket: {bucket!r}: give s3://bucket or s3://bucket/prefix")
+    if prefix and any(part in {"", ".", ".."} for part in prefix.split("/")):
+        raise ValueError(f"no prefix: {prefix!r}: its components are not empty, '.' or '..'")
+    return bucket, prefix

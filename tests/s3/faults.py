@@ -1,0 +1,194 @@
+"""A proxy between driver and store that counts calls, and lets some of them fail in chosen ways."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import parse_qs, urlsplit
+
+
+class Fault(Enum):
+    """What can become of a call."""
+
+    DROP = "the connection is closed before the store hears of it"
+    RESET = "the connection is reset before the store hears of it"
+    LOSE = "the store does it, and the answer is lost"
+    HANG = "nothing happens for longer than the driver waits"
+    ERROR = "500 InternalError, not done"
+    DONE_ERROR = "500 InternalError, done"
+    SLOW_DOWN = "503 SlowDown, not done"
+    CUT = "done, and the answer breaks off in its middle"
+
+
+Plan = Callable[[str, int], Fault | None]
+"""From the kind of a call and how many of that kind came before it, to what becomes of it."""
+
+
+def always(kind: str, fault: Fault) -> Plan:
+    """Let every call of a kind fail."""
+    return lambda found, _number: fault if found == kind else None
+
+
+def first(kind: str, fault: Fault, *, count: int = 1) -> Plan:
+    """Let the first calls of a kind fail."""
+    return lambda found, number: fault if found == kind and number < count else None
+
+
+@dataclass
+class Proxy:
+    """A running proxy: `endpoint` instead of the store's, `counts` of what came by, `plan` of what fails."""
+
+    endpoint: str
+    counts: Counter[str] = field(default_factory=Counter)
+    plan: Plan | None = None
+
+    def taken(self) -> dict[str, int]:
+        """Return the counts since the last time."""
+        counts, self.counts = dict(self.counts), Counter()
+        return counts
+
+
+@contextlib.asynccontextmanager
+async def proxying(target: str) -> AsyncIterator[Proxy]:
+    """Run a proxy in front of a store, for the length of a block."""
+    host, _colon, port = target.rpartition("/")[2].partition(":")
+    proxy = Proxy("")
+    connections: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while await _serve_one(proxy, host, int(port), reader, writer):
+                    pass
+        except asyncio.CancelledError:
+            pass
+        finally:
+            connections.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
+    proxy.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for task in list(connections):
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class _Message:
+    head: bytes
+    body: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        pairs = (line.partition(":") for line in lines if line)
+        return {name.strip().lower(): value.strip() for name, _colon, value in pairs}
+
+
+async def _serve_one(
+    proxy: Proxy, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bool:
+    """Pass one call on, or let it fail; tells whether the connection goes on."""
+    request = await _read_request(reader, writer)
+    kind = kind_of(request.head, request.headers)
+    fault = proxy.plan(kind, proxy.counts[kind]) if proxy.plan else None
+    proxy.counts[kind] += 1
+    if fault is Fault.DROP:
+        return False
+    if fault is Fault.RESET:
+        return _reset(writer)
+    if fault is Fault.HANG:
+        await asyncio.sleep(3600)
+    if fault in {Fault.ERROR, Fault.SLOW_DOWN}:
+        return await _refuse(writer, fault)
+    answer = await _forward(request, host, port)
+    if fault is Fault.LOSE:
+        return _reset(writer)
+    if fault is Fault.DONE_ERROR:
+        return await _refuse(writer, fault)
+    body = answer.body[: len(answer.body) // 2] if fault is Fault.CUT else answer.body
+    writer.write(answer.head + body)
+    await writer.drain()
+    if fault is Fault.CUT:
+        return False
+    return answer.headers.get("connection", "").lower() != "close"
+
+
+async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Message:
+    head = await reader.readuntil(b"\r\n\r\n")
+    headers = _Message(head, b"").headers
+    if headers.get("expect"):
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return _Message(head, await reader.readexactly(int(headers.get("content-length", "0"))))
+
+
+async def _forward(request: _Message, host: str, port: int) -> _Message:
+    reader, writer = await asyncio.open_connection(host, port, limit=1 << 20)
+    try:
+        lines = [each for each in request.head.split(b"\r\n") if not each.lower().startswith(b"expect:")]
+        writer.write(b"\r\n".join(lines) + request.body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        headers = _Message(head, b"").headers
+        if request.head.startswith(b"HEAD") or head.split(b" ", 2)[1] in {b"204", b"304"}:
+            return _Message(head, b"")
+        if headers.get("transfer-encoding") == "chunked":
+            return await _read_chunked(head, reader)
+        return _Message(head, await reader.readexactly(int(headers.get("content-length", "0"))))
+    finally:
+        writer.close()
+
+
+async def _read_chunked(head: bytes, reader: asyncio.StreamReader) -> _Message:
+    body = b""
+    while size := int((await reader.readuntil(b"\r\n")).strip(), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readuntil(b"\r\n")
+    lines = [line for line in head.rstrip().split(b"\r\n") if not line.lower().startswith(b"transfer-encoding:")]
+    return _Message(b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", b""]), body)
+
+
+def _reset(writer: asyncio.StreamWriter) -> bool:
+    """Close with a RST: what SO_LINGER with a time of 0 does."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+    return False
+
+
+async def _refuse(writer: asyncio.StreamWriter, fault: Fault) -> bool:
+    status, code = ("503 Slow Down", "SlowDown") if fault is Fault.SLOW_DOWN else ("500 Error", "InternalError")
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>test</Message></Error>".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return True
+
+
+def kind_of(head: bytes, headers: dict[str, str]) -> str:
+    """Return the name of a call, as the store's manual has it."""
+    method, target, _version = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+    url = urlsplit(target)
+    query = parse_qs(url.query, keep_blank_values=True)
+    is_bucket = url.path.strip("/").count("/") == 0
+    if "uploadId" in query:
+        copied = "x-amz-copy-source" in headers
+        part = "UploadPartCopy" if copied else "UploadPart"
+        return {"PUT": part, "POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}[method]
+    if "uploads" in query:
+        return "CreateMultipartUpload" if method == "POST" else "ListMultipartUploads"
+    if method == "PUT":
+        return "CopyObject" if "x-amz-copy-source" in headers else "PutObject"
+    if is_bucket:
+        return {"HEAD": "HeadBucket", "GET": "ListObjectsV2"}.get(method, method)
+    return {"GET": "GetObject", "HEAD": "HeadObject", "DELETE": "DeleteObject"}.get(method, method)
