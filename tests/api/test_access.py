@@ -263,3 +263,21 @@ async def test_the_challenge_names_the_configured_addresses_and_no_header_change
         await registry.close()
 
         assert answer.headers["www-authenticate"] == f'Bearer realm="{realm}",service="pierhead"'
+
+
+async def test_who_makes_too_many_requests_is_told_when_to_come_again_and_others_are_not(house: House) -> None:
+    house.auth |= {"requests_per_second": 0.5, "requests_burst": 5}
+    registry = await house.open()
+    alice, bob = basic("alice", PASSWORDS["alice"]), basic("bob", PASSWORDS["bob"])
+
+    answers = [await send(registry, Asked("GET", "/v2/", headers=alice)) for _ in range(7)]
+
+    assert [answer.status for answer in answers] == [200] * 5 + [429] * 2
+    assert answers[-1].code == "TOOMANYREQUESTS"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 3
+    assert (await send(registry, Asked("GET", "/token", "service=pierhead", headers=alice))).status == 429
+    assert (await send(registry, Asked("GET", "/v2/", headers=bob))).status == 200
+    # Whoever has no name is counted by address.
+    pulls = [Asked("GET", "/v2/public/app/tags/list", peer=f"192.0.2.{number % 2 + 1}") for number in range(12)]
+    assert [(await send(registry, asked)).status for asked in pulls] == [200] * 10 + [429] * 2
+    await registry.close()

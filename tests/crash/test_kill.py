@@ -35,9 +35,12 @@ SOMETIMES = frozenset(
         "sync ./docker/registry/v2/blobs/sha256",
         "mkdir ./pierhead/sources/sha256/**",
         "mkdir ./pierhead/sources/sha512/**",
+        "mkdir ./pierhead/removals",
+        "rmdir ./pierhead/removals",
+        "sync ./pierhead",
     }
 )
-"""Steps that are taken or not according to the first digits of a digest."""
+"""Steps that are taken or not according to the first digits of a digest, or to what those before have left who died."""
 WRITES = frozenset({"write"})
 CHANGES = frozenset({"create", "write", "truncate", "mkdir", "link", "rename", "unlink", "rmdir", "answer"})
 """What the next server can tell apart: a kernel that lives on keeps what was not fsynced."""
