@@ -262,7 +262,9 @@ def test_data_is_a_directory_or_a_bucket(text: str, place: Path | BucketPlace) -
     assert str(place).rstrip("/") == text.rstrip("/")
 
 
-@pytest.mark.parametrize("text", ["s3://", "s3:///x", "s3://a b", "s3://a/../b", "s3://a/b//c", "s3://u:p@h/b", "gs://a"])
+@pytest.mark.parametrize(
+    "text", ["s3://", "s3:///x", "s3://a b", "s3://a/../b", "s3://a/b//c", "s3://u:p@h/b", "gs://a"]
+)
 def test_what_is_no_bucket_is_an_error_that_says_what_is_expected(text: str) -> None:
     with pytest.raises(ConfigurationError, match="expected"):
         load(options={"data": text}, environment={})
