@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["put", "get", "delete", "seen"]
+Kind = Literal["put", "again", "get", "delete", "seen"]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call on one register, with the instants (any clock) when it was sent and when its answer was there.
 
-    put: `value` was written. get: `value` was read, None for nothing. delete: `value` is "deleted", or None
-    when there was nothing. seen: a listing that showed the register (`value` "present") or did not (None).
+    put: `value` was written. again: it may have been written, or not. get: `value` was read, None for nothing.
+    delete: `value` is "deleted", or None when there was nothing. seen: a listing that showed the register (`value`
+    "present") or did not (None).
     """
 
     kind: Kind
@@ -28,7 +29,7 @@ class Call:
     def apply(self, state: str | None) -> tuple[bool, str | None]:
         """Whether the call may be answered as it was in this state, and the state that it leaves."""
         match self.kind:
-            case "put":
+            case "put" | "again":
                 return True, self.value
             case "get":
                 return self.value == state, state
@@ -68,6 +69,8 @@ def _next(calls: Sequence[Call], taken: int, state: str | None) -> list[tuple[in
             possible, after = call.apply(state)
             if possible:
                 found.append((taken | 1 << index, after))
+            if call.kind == "again":
+                found.append((taken | 1 << index, state))
             first_end = call.end if first_end is None else min(first_end, call.end)
         index += 1
     return found

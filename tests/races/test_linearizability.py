@@ -26,6 +26,11 @@ def test_the_checker_takes_a_history_with_overlapping_calls() -> None:
     assert is_linearizable(history)
 
 
+@pytest.mark.parametrize("answer", ["a", None])
+def test_the_checker_takes_both_ends_of_a_call_that_may_not_have_happened(answer: str | None) -> None:
+    assert is_linearizable([Call("again", "a", 0, 1), Call("get", answer, 2, 3)])
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -34,6 +39,7 @@ def test_the_checker_takes_a_history_with_overlapping_calls() -> None:
         [Call("put", "a", 0, 9), Call("get", "a", 1, 2), Call("get", None, 3, 4)],
         [Call("put", "a", 0, 1), Call("delete", "x", 2, 3), Call("get", "a", 4, 5)],
         [Call("put", "a", 0, 1), Call("delete", None, 2, 3)],
+        [Call("again", "a", 0, 1), Call("get", None, 2, 3), Call("get", "a", 4, 5)],
         [Call("put", "a", 0, 1), Call("seen", None, 2, 3)],
         [Call("seen", "present", 0, 1)],
     ],
