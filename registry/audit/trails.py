@@ -18,7 +18,7 @@ from registry.errors import Unavailable
 from storage import keys
 from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageError
-from storage.filesystem.threads import Threads
+from storage.threads import Threads
 
 WAITING_MAX = 10_000
 """How many events may wait to be appended; more are refused."""
@@ -92,7 +92,7 @@ class Trail:
             self._file = TrailFile(
                 path, key=key, clock=clock, output=self._output, sync=sync, bytes_max=bytes_max, keep=keep
             )
-        self._threads = Threads(1)
+        self._threads = Threads(1, name="audit")
         self._waiting: deque[tuple[Stamped, asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

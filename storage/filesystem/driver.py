@@ -14,8 +14,8 @@ from storage.filesystem.files import IN_LOOP_BYTES_MAX, Descriptor, FileReader, 
 from storage.filesystem.listing import list_page
 from storage.filesystem.objects import TEMPORARY, ObjectFiles, version_of
 from storage.filesystem.staged import StagedFile, open_staged
-from storage.filesystem.threads import Threads
 from storage.filesystem.trial import remove_stale, try_store
+from storage.threads import Threads
 
 
 class FileSystemDriver:

@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 from storage.drivers import PIECE_BYTES, Observer, Stat
 from storage.errors import Corrupt, NotFound
 from storage.filesystem.failures import reading_failed
-from storage.filesystem.threads import Threads
+from storage.threads import Threads
 
 IN_LOOP_BYTES_MAX = 1 << 16
 """What is read in the event loop: copying that much takes less time than handing it to a thread."""

@@ -1,4 +1,4 @@
-"""Threads for file work: bounded, and never left behind by a request that was cancelled."""
+"""Threads for work that waits for a store: bounded, and never left behind by a request that was cancelled."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,8 +19,8 @@ R = TypeVar("R")
 class Threads:
     """At most `threads_max` threads. What is awaited here has ended when the await ends, however it ends."""
 
-    def __init__(self, threads_max: int) -> None:
-        self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix="storage")
+    def __init__(self, threads_max: int, *, name: str = "storage") -> None:
+        self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix=name)
         self.hashing = asyncio.Semaphore(HASHING_MAX)
         """To be held over work that keeps a processor busy."""
 
