@@ -43,6 +43,11 @@ class Ending:
     is_ahead: bool = False
     lacks_newline: bool = False
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the file does not end as was recorded."""
+        return any(note.kind is EventKind.CHAIN_BROKEN for note in self.notes)
+
 
 def read_ending(descriptor: int, size: int, head: Mark | None, key: bytes | None) -> Ending:
     """How the first `size` bytes of a file end, given what was recorded. Raises OSError, and NoTrail."""

@@ -195,19 +195,19 @@ class TrailFile:
         return self._begun(before, head)
 
     def _begun(self, before: int | None, head: Mark | None) -> Ending:
-        """Where the chain goes on in a file that is still empty: after the one that had its name before."""
-        source = None
-        if before is not None and os.fstat(before).st_size:
-            source = os.dup(before)
-        elif parts := [part for part in rotated_parts(self.path) if part.path.suffix != ".gz"]:
-            source = os.open(parts[-1].path, READ)
-        if source is None:
-            ending = Ending(head or GENESIS)
-        else:
-            try:
-                ending = read_ending(source, os.fstat(source).st_size, head, self._key)
-            finally:
+        """Where the chain goes on in a file that is still empty: after the one that had its name before.
+
+        That is the one that we have open, or, if others have rotated since we last appended, the newest on disk.
+        """
+        sources = [os.dup(before)] if before is not None and os.fstat(before).st_size else []
+        try:
+            if parts := [part for part in rotated_parts(self.path) if part.path.suffix != ".gz"]:
+                sources.append(os.open(parts[-1].path, READ))
+            endings = [read_ending(source, os.fstat(source).st_size, head, self._key) for source in sources]
+        finally:
+            for source in sources:
                 os.close(source)
+        ending = max(endings, key=lambda each: (not each.is_broken, each.mark.seq), default=Ending(head or GENESIS))
         notes = ending.notes if ending.mark == GENESIS else (Event(EventKind.ROTATED), *ending.notes)
         return Ending(ending.mark, notes, is_ahead=ending.is_ahead)
 

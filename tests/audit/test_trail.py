@@ -386,6 +386,29 @@ async def test_a_file_renamed_by_somebody_else_is_noticed_by_every_writer(trail:
     assert await trail.flaws() == []
 
 
+@pytest.mark.parametrize("with_store", [True, False])
+async def test_a_writer_that_was_idle_goes_on_where_one_that_was_killed_in_a_rotation_had_come(
+    trail: Written, *, with_store: bool
+) -> None:
+    driver = trail.driver if with_store else None
+    idle = await opened(trail.path, driver)
+    await idle.write(push(1))
+    other = await opened(trail.path, driver, bytes_max=1500)
+    for number in range(2, 22):
+        await other.write(push(number))
+    await other.close()
+    assert len(trail.files) > 2
+    # What a rotation leaves that is killed after it has made the new file and before it has written to it.
+    trail.path.rename(trail.path.with_name("audit.log.killed"))
+    trail.path.touch()
+
+    await idle.write(push(22))
+    await idle.close()
+
+    assert await trail.flaws(with_head=with_store) == []
+    assert [json.loads(line)["event"] for line in trail.lines] == ["rotated", "push"]
+
+
 async def test_a_file_renamed_away_and_out_of_sight_is_followed_without_a_store(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     opened_trail = await opened(path)
