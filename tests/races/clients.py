@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 from registry.media_types import IMAGE
 from storage.digest import Digest
@@ -23,10 +24,11 @@ class Answer:
 
 
 class Client:
-    """One connection at a time."""
+    """One connection at a time, each to the next of the addresses."""
 
-    def __init__(self, address: str, *, reconnect_after: int = RECONNECT_AFTER) -> None:
-        self._connection = http.client.HTTPConnection(address, timeout=60)
+    def __init__(self, *addresses: str, reconnect_after: int = RECONNECT_AFTER) -> None:
+        self._addresses = cycle(addresses)
+        self._connection = http.client.HTTPConnection(next(self._addresses), timeout=60)
         self._reconnect_after = reconnect_after
         self._count = 0
 
@@ -42,6 +44,7 @@ class Client:
         self._count += 1
         if self._reconnect_after and self._count % self._reconnect_after == 0:
             self._connection.close()
+            self._connection = http.client.HTTPConnection(next(self._addresses), timeout=60)
         self._connection.request(method, path, body, dict(headers or {}))
         response = self._connection.getresponse()
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
@@ -82,13 +85,18 @@ def image_manifest(
     ).encode()
 
 
-def in_threads(address: str, count: int, work: Callable[[Client, int], None]) -> None:
-    """Run `work(client, number)` in `count` threads at once; raises what the first failing one raised."""
+def in_threads(addresses: str | Sequence[str], count: int, work: Callable[[Client, int], None]) -> None:
+    """Run `work(client, number)` in `count` threads at once; raises what the first failing one raised.
+
+    Of several addresses, the threads begin at each of them in turn.
+    """
+    servers = [addresses] if isinstance(addresses, str) else list(addresses)
     failures: list[BaseException] = []
     gate = threading.Barrier(count)
 
     def run(number: int) -> None:
-        client = Client(address)
+        turn = number % len(servers)
+        client = Client(*servers[turn:], *servers[:turn])
         try:
             gate.wait(30)
             work(client, number)

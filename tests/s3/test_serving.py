@@ -13,6 +13,8 @@ import pytest
 from storage.digest import Digest
 from tests.conftest import tool_or_skip
 from tests.distribution import V3, serving_distribution
+from tests.races.linearizability import is_linearizable
+from tests.races.tag_histories import record
 from tests.registry.images import CONFIG, encode, image
 from tests.running import ROOT, Server, start
 from tests.s3.weed import BUCKET, Store
@@ -135,6 +137,20 @@ def test_a_push_goes_on_at_another_server_when_its_own_was_killed(replicas: Repl
     digest = Digest.of(body)
     assert second.put(location, params={"digest": str(digest)}).status_code == 201
     assert second.get(f"/v2/{REPOSITORY}/blobs/{digest}").content == body
+
+
+@pytest.mark.timeout(300)
+def test_tags_are_linearizable_when_sixteen_clients_use_both_servers(replicas: Replicas) -> None:
+    replicas.add()
+    replicas.add()
+
+    history = record(*(server.address for server in replicas.servers), calls=1600)
+
+    kinds = {call.kind for calls in history.values() for call in calls}
+    assert kinds == {"put", "get", "delete", "seen"}
+    assert [tag for tag, calls in history.items() if not is_linearizable(calls)] == []
+    verified = replicas.run("verify")
+    assert verified.returncode == 0, verified.stdout
 
 
 def test_tokens_of_robots_lie_in_the_bucket_and_are_made_by_the_command(replicas: Replicas) -> None:
