@@ -5,9 +5,10 @@ Nothing here needs pytest: the benchmarks start their peer with it too.
 
 import contextlib
 import http.client
+import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.running import Server, eventually, free_port
@@ -25,13 +26,17 @@ storage:
   {storage}
   delete: {{enabled: true}}
 http: {{addr: "127.0.0.1:{port}"}}
+{auth}
 """
 
 
-def start_distribution(program: str, data: Path, *, log: Path, storage: str = "") -> Server:
+def start_distribution(
+    program: str, data: Path, *, log: Path, storage: str = "", auth: Mapping[str, object] | None = None
+) -> Server:
     """Serve `data` on a free loopback port, deletion allowed, and return once it answers.
 
-    `storage`, if given, is the line of its configuration that says where everything is instead.
+    `storage`, if given, is the line of its configuration that says where everything is instead; `auth` is its section
+    of that name.
 
     `program` is the path of distribution 2.8 or 3. Its configuration is written beside `log`. Raises
     RuntimeError with the end of the log if it does not start.
@@ -39,9 +44,11 @@ def start_distribution(program: str, data: Path, *, log: Path, storage: str = ""
     for _ in range(STARTS_MAX):
         # It cannot be given port 0, and a port that was free may be taken by the time it binds.
         port = free_port()
-        process = _spawn(program, "serve", str(_configure(data, log=log, port=port, storage=storage)), log=log)
+        process = _spawn(
+            program, "serve", str(_configure(data, log=log, port=port, storage=storage, auth=auth)), log=log
+        )
         server = Server(process, f"http://127.0.0.1:{port}", data, log)
-        if _answers(server):
+        if _answers(server, 401 if auth else 200):
             return server
         if b"address already in use" not in log.read_bytes():
             break
@@ -49,9 +56,11 @@ def start_distribution(program: str, data: Path, *, log: Path, storage: str = ""
 
 
 @contextlib.contextmanager
-def serving_distribution(program: str, data: Path, *, log: Path, storage: str = "") -> Iterator[Server]:
+def serving_distribution(
+    program: str, data: Path, *, log: Path, storage: str = "", auth: Mapping[str, object] | None = None
+) -> Iterator[Server]:
     """Serve `data`, or what `storage` says, for the length of a `with` block."""
-    server = start_distribution(program, data, log=log, storage=storage)
+    server = start_distribution(program, data, log=log, storage=storage, auth=auth)
     try:
         yield server
     finally:
@@ -70,10 +79,13 @@ def collect_garbage(program: str, data: Path, *, log: Path, delete_untagged: boo
         raise subprocess.CalledProcessError(code, process.args, log.read_text(errors="replace")[-4000:])
 
 
-def _configure(data: Path, *, log: Path, port: int, storage: str = "") -> Path:
+def _configure(
+    data: Path, *, log: Path, port: int, storage: str = "", auth: Mapping[str, object] | None = None
+) -> Path:
     configuration = log.with_suffix(".yml")
     storage = storage or f"filesystem: {{rootdirectory: {data}}}"
-    configuration.write_text(CONFIGURATION.format(storage=storage, port=port))
+    section = f"auth: {json.dumps(auth)}" if auth else ""  # JSON is YAML
+    configuration.write_text(CONFIGURATION.format(storage=storage, port=port, auth=section))
     return configuration
 
 
@@ -91,9 +103,9 @@ def _spawn(program: str, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _answers(server: Server) -> bool:
+def _answers(server: Server, status: int) -> bool:
     def settled() -> bool:
-        return server.process.poll() is not None or _ping(server.address)
+        return server.process.poll() is not None or _ping(server.address) == status
 
     try:
         eventually(settled, seconds=30)
@@ -103,12 +115,12 @@ def _answers(server: Server) -> bool:
     return server.process.poll() is None
 
 
-def _ping(address: str) -> bool:
+def _ping(address: str) -> int:
     connection = http.client.HTTPConnection(address, timeout=5)
     try:
         connection.request("GET", "/v2/")
-        return connection.getresponse().status == 200
+        return connection.getresponse().status
     except OSError:
-        return False
+        return 0
     finally:
         connection.close()

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from storage.blobs import BlobStore
 from storage.digest import Digest
-from storage.drivers import SmallObject, Stat
+from storage.drivers import Driver, SmallObject, Stat
 from storage.errors import StorageRefused
 from storage.memory import MemoryDriver, MemoryReader
 from storage.uploads import UploadStore
@@ -96,6 +96,15 @@ class StepDriver(RefusingDriver):
 async def joined(pieces: AsyncIterator[bytes]) -> bytes:
     """Read pieces to their end."""
     return b"".join([piece async for piece in pieces])
+
+
+async def read_large(driver: Driver, key: str) -> bytes:
+    """Read an object that may be large, in pieces."""
+    reader = await driver.open(key)
+    try:
+        return await joined(reader.pieces(0, reader.size))
+    finally:
+        await reader.close()
 
 
 async def body_at(driver: MemoryDriver, key: str) -> bytes:

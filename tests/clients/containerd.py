@@ -1,13 +1,13 @@
 """A containerd of our own, which loads no plugin for Kubernetes and runs no container."""
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.clients.programs import ProgramFailed, Programs
-from tests.running import eventually
+from tests.clients.background import background
+from tests.clients.programs import Programs
 
 CONFIGURATION = """\
 version = 2
@@ -35,32 +35,10 @@ class Containerd:
 
 
 @contextlib.contextmanager
-def containerd_daemon(client: str, daemon: str, directory: Path) -> Iterator[Containerd]:
+def containerd_daemon(client: str, program: str, directory: Path) -> Iterator[Containerd]:
     """Run a containerd for the length of a `with` block. Its directory has a short path: there is a socket in it."""
     ctr = Containerd(client, Programs(directory / "c"), directory / "s")
     configuration, log = directory / "config.toml", directory / "log"
     configuration.write_text(CONFIGURATION.format(directory))
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [daemon, "--config", configuration], env=ctr.programs.environment, stdout=output, stderr=output
-        )
-    try:
-        eventually(lambda: process.poll() is not None or _answers(ctr), seconds=60)
-        if process.poll() is not None:
-            raise RuntimeError(f"containerd ended:\n{log.read_text(errors='replace')[-4000:]}")
+    with background([program, "--config", configuration], ctr.programs.environment, log, ask=partial(ctr, "version")):
         yield ctr
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def _answers(ctr: Containerd) -> bool:
-    try:
-        ctr("version")
-    except ProgramFailed:
-        return False
-    return True

@@ -1,13 +1,13 @@
 """A docker daemon of our own: no bridge, no iptables, nothing of it outside one directory."""
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.clients.programs import ProgramFailed, Programs
-from tests.running import eventually
+from tests.clients.background import background
+from tests.clients.programs import Programs
 
 SECONDS_MAX = 200
 """For one command: on a slow disk, half a gigabyte through vfs takes its time."""
@@ -29,38 +29,17 @@ class Docker:
 
 
 @contextlib.contextmanager
-def docker_daemon(client: str, daemon: str, directory: Path) -> Iterator[Docker]:
+def docker_daemon(client: str, program: str, directory: Path) -> Iterator[Docker]:
     """Run a daemon for the length of a `with` block; it ends before its directory goes."""
     programs = Programs(directory / "c")
     socket = directory / "s"
     docker = Docker(client, programs, socket)
-    log = directory / "log"
     command: list[str | Path] = [
-        daemon,
+        program,
         *("--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"),
         *("--data-root", directory / "d", "--exec-root", directory / "e", "--pidfile", directory / "p"),
         *("--config-file", directory / "none.json", "--host", f"unix://{socket}"),
     ]
     (directory / "none.json").write_text("{}")
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=programs.environment, stdout=output, stderr=output)
-    try:
-        eventually(lambda: process.poll() is not None or _answers(docker), seconds=60)
-        if process.poll() is not None:
-            raise RuntimeError(f"dockerd ended:\n{log.read_text(errors='replace')[-4000:]}")
+    with background(command, programs.environment, directory / "log", ask=partial(docker, "version")):
         yield docker
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def _answers(docker: Docker) -> bool:
-    try:
-        docker("version")
-    except ProgramFailed:
-        return False
-    return True

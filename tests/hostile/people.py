@@ -7,6 +7,7 @@ import itertools
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,8 @@ from registry.auth.passwords import hash_password
 from storage.filesystem import FileSystemDriver
 from storage.signing_keys import SigningKeyRecord, SigningKeyStore
 from tests.auth.issuing import assemble
-from tests.hostile.processes import owner_of
 from tests.hostile.pushing import IMAGE, image, sha256
-from tests.hostile.wire import ANSWER_SECONDS, WORKER_ATTEMPTS_MAX, Answer, Wire, call, encoded, request
+from tests.hostile.wire import ANSWER_SECONDS, Answer, Wire, call, encoded, request, wires_to_both_workers
 from tests.running import Server, start
 
 PASSWORDS = {
@@ -175,24 +175,9 @@ def call_from(address: str, server: Server, method: str, target: str, *lines: st
         return wire.answer(method=method)
 
 
-@contextlib.contextmanager
-def both_workers(server: Server, address: str) -> Iterator[tuple[Wire, Wire]]:
+def both_workers(server: Server, address: str) -> AbstractContextManager[tuple[Wire, Wire]]:
     """Two connections from one source address that different workers have accepted."""
-    found: dict[int, Wire] = {}
-    wires = []
-    try:
-        for _ in range(WORKER_ATTEMPTS_MAX):
-            wires.append(connect(server, address))
-            wires[-1].send(request("GET", "/v2/"))
-            wires[-1].answer()
-            found.setdefault(owner_of(server, wires[-1].socket), wires[-1])
-            if len(found) == 2:
-                break
-        first, second = found.values()
-        yield first, second
-    finally:
-        for wire in wires:
-            wire.socket.close()
+    return wires_to_both_workers(server, lambda to: connect(to, address))
 
 
 def post_token(server: Server, fields: Mapping[str, str], *lines: str) -> Answer:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import os
 import re
 import statistics
 import time
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.app import build
@@ -26,6 +25,7 @@ from storage.drivers import Page, SmallObject, Stat
 from storage.memory import MemoryDriver, MemoryReader
 from tests.api.callers import Asked, send
 from tests.api.callers import basic as basic_header
+from tests.hostile.examples import WIRE
 from tests.hostile.people import (
     COST,
     FORM,
@@ -55,13 +55,6 @@ BCRYPT_COST = 8
 LOGINS = 200
 PING_SECONDS_P99 = 0.5
 CHANGE_SECONDS = 5.0
-
-WIRE = settings(
-    deadline=None,
-    derandomize=os.environ.get("CI") == "true",
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    database=None,
-)
 
 
 @pytest.fixture(scope="module")

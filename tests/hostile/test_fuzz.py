@@ -1,13 +1,13 @@
 """Good requests with a few bytes wrong: the server answers in HTTP or hangs up, never fails, and serves on."""
 
-import os
 import socket
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.hostile.examples import WIRE
 from tests.hostile.pushing import IMAGE, begin, image, push_blob, push_image, sha256
 from tests.hostile.wire import Ended, Wire, call, encoded, request
 from tests.running import Server
@@ -15,13 +15,6 @@ from tests.running import Server
 NAME = "fuzz"
 EXAMPLES_MAX = 1200
 NOISE_EXAMPLES_MAX = 200
-
-WIRE = settings(
-    deadline=None,
-    derandomize=os.environ.get("CI") == "true",
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    database=None,
-)
 
 PIECES = [
     b"\r\n",

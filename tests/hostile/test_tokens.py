@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.api.tokens import FIELDS_MAX, FORM_BYTES_MAX
@@ -29,6 +29,7 @@ from registry.auth.signing import LIFETIME_SECONDS_MAX
 from storage.signing_keys import SigningKeyRecord
 from tests.auth.issuing import assemble, base64url, ec_key, public_pem, rsa_key
 from tests.hostile import people
+from tests.hostile.examples import WIRE
 from tests.hostile.people import (
     COST,
     FORM,
@@ -55,13 +56,6 @@ from tests.running import Server, eventually, start
 
 ALL = ("pull", "push", "delete")
 CHANGE_SECONDS = 5.0
-
-WIRE = settings(
-    deadline=None,
-    derandomize=os.environ.get("CI") == "true",
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    database=None,
-)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import re
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import quote
@@ -181,13 +181,13 @@ def call(server: Server, method: str, target: str, *lines: str, body: bytes = b"
 
 
 @contextlib.contextmanager
-def wires_to_both_workers(server: Server) -> Iterator[tuple[Wire, Wire]]:
+def wires_to_both_workers(server: Server, connect: Callable[[Server], Wire] = Wire.open) -> Iterator[tuple[Wire, Wire]]:
     """Two connections that different worker processes of the server have accepted."""
     found: dict[int, Wire] = {}
     wires = []
     try:
         for _ in range(WORKER_ATTEMPTS_MAX):
-            wire = Wire.open(server)
+            wire = connect(server)
             wires.append(wire)
             wire.send(request("GET", "/v2/"))
             wire.answer()

@@ -7,10 +7,9 @@ instead of every minute.
 import base64
 import contextlib
 import json
-import os
 import random
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -18,10 +17,11 @@ from urllib.parse import quote, urlencode
 from registry.auth import key_sources
 from registry.media_types import IMAGE
 from storage.digest import Digest
+from tests.distribution import serving_distribution
 from tests.races.clients import Answer, Client
 from tests.races.workers import worker_of
 from tests.registry.images import CONFIG, LAYER, encode, image
-from tests.running import Server, eventually, free_port, start
+from tests.running import Server, start
 
 HURRIED = "tests.private.serving"
 FORM = "application/x-www-form-urlencoded"
@@ -146,51 +146,13 @@ def _some_address() -> str:
     return f"10.{random.randrange(256)}.{random.randrange(256)}.{random.randrange(1, 255)}"
 
 
-@contextlib.contextmanager
-def serving_distribution_with(auth: Config, program: str, directory: Path) -> Iterator[Server]:
+def serving_distribution_with(auth: Config, program: str, directory: Path) -> AbstractContextManager[Server]:
     """Serve `directory` with the real distribution for the length of a `with` block; `auth` is its section `auth`.
 
     Raises RuntimeError with the end of its log if it does not start.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    data, log, port = directory / "data", directory / "distribution.log", free_port()
-    configuration = {
-        "version": 0.1,
-        "log": {"level": "info", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(data)}, "delete": {"enabled": True}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-        "auth": auth,
-    }
-    # JSON is YAML.
-    (directory / "distribution.yml").write_text(json.dumps(configuration))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "OTEL_"))}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [program, "serve", str(directory / "distribution.yml")],
-            env={**inherited, "OTEL_TRACES_EXPORTER": "none"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = Server(process, f"http://127.0.0.1:{port}", data, log)
-    try:
-        eventually(lambda: process.poll() is not None or _asks_who_it_is(server), seconds=30)
-        if process.poll() is not None:
-            raise RuntimeError(f"{program} did not start:\n{log.read_text(errors='replace')[-4000:]}")
-        yield server
-    finally:
-        server.stop()
-
-
-def _asks_who_it_is(server: Server) -> bool:
-    visitor = Visitor(server)
-    try:
-        return visitor.send("GET", "/v2/").status == 401
-    except OSError:
-        return False
-    finally:
-        visitor.client.close()
+    return serving_distribution(program, directory / "data", log=directory / "distribution.log", auth=auth)
 
 
 # Ways to show a token: each returns the answer to it, and what to send with requests from then on.

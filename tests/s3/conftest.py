@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from storage.s3 import S3Driver
+from tests.s3.faults import Proxy, proxying
 from tests.s3.weed import Store
 
 OpenDriver = Callable[..., Awaitable[S3Driver]]
@@ -36,3 +37,10 @@ async def open_driver(weed: Store, prefix: str) -> AsyncIterator[OpenDriver]:
 async def driver(open_driver: OpenDriver) -> S3Driver:
     """Return one started driver."""
     return await open_driver()
+
+
+@pytest.fixture
+async def proxy(weed: Store) -> AsyncIterator[Proxy]:
+    """Return a proxy in front of the store that counts calls and makes trouble."""
+    async with proxying(weed.endpoint) as running:
+        yield running

@@ -6,17 +6,11 @@ import pytest
 
 from storage.s3 import S3Driver
 from storage.s3.settings import MIB
-from tests.s3.faults import Proxy, proxying
+from tests.s3.faults import Proxy
 from tests.s3.weed import Store
 
 KEY = "docker/registry/v2/repositories/app/_uploads/1/data"
 PART = 5 * MIB
-
-
-@pytest.fixture
-async def proxy(weed: Store) -> AsyncIterator[Proxy]:
-    async with proxying(weed.endpoint) as running:
-        yield running
 
 
 @pytest.fixture

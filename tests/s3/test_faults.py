@@ -11,19 +11,14 @@ from storage.s3 import S3Driver
 from storage.s3.client import Bucket
 from storage.s3.settings import MIB
 from tests.s3.conftest import OpenDriver
-from tests.s3.faults import Fault, Proxy, always, first, proxying
+from tests.s3.faults import Fault, Proxy, always, first
 from tests.s3.weed import Store
+from tests.stores import read_large
 
 KEY = "docker/registry/v2/repositories/app/_uploads/1/data"
 PART = 5 * MIB
 BODY = bytes(range(256)) * (11 * MIB // 256)  # two parts and a bit
 PASSING = [Fault.DROP, Fault.RESET, Fault.LOSE, Fault.HANG, Fault.ERROR, Fault.DONE_ERROR, Fault.SLOW_DOWN, Fault.CUT]
-
-
-@pytest.fixture
-async def proxy(weed: Store) -> AsyncIterator[Proxy]:
-    async with proxying(weed.endpoint) as running:
-        yield running
 
 
 @pytest.fixture
@@ -50,14 +45,6 @@ async def driver(weed: Store, prefix: str, proxy: Proxy) -> AsyncIterator[S3Driv
 async def direct(open_driver: OpenDriver) -> S3Driver:
     """Return a driver that speaks to the store without the proxy."""
     return await open_driver()
-
-
-async def read(driver: S3Driver, key: str) -> bytes:
-    reader = await driver.open(key)
-    try:
-        return b"".join([piece async for piece in reader.pieces(0, reader.size)])
-    finally:
-        await reader.close()
 
 
 async def send(writer: StagedWriter, body: bytes) -> None:
@@ -182,7 +169,7 @@ async def test_an_upload_survives_a_fault_that_passes(
 
         await push(driver, kind)
 
-        assert await read(direct, kind) == BODY
+        assert await read_large(direct, kind) == BODY
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET, Fault.ERROR, Fault.SLOW_DOWN])
@@ -201,7 +188,7 @@ async def test_an_upload_that_fails_leaves_nothing_half_visible(
     assert driver.memory.used == 0
     await driver.discard(KEY)
     await push(driver, "k")
-    assert await read(direct, "k") == BODY
+    assert await read_large(direct, "k") == BODY
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
@@ -225,7 +212,7 @@ async def test_a_session_goes_on_from_the_last_byte_kept(
     assert 3 * MIB <= writer.size == kept <= len(BODY)
     await writer.write([BODY[writer.size :]])
     await writer.commit("k")
-    assert await read(direct, "k") == BODY
+    assert await read_large(direct, "k") == BODY
 
 
 async def test_a_stream_that_breaks_goes_on_from_where_it_broke(
@@ -234,7 +221,7 @@ async def test_a_stream_that_breaks_goes_on_from_where_it_broke(
     await direct.put("k", BODY)
     proxy.plan = first("GetObject", Fault.CUT, count=2)
 
-    assert await read(driver, "k") == BODY
+    assert await read_large(driver, "k") == BODY
     assert proxy.counts["GetObject"] == 3
 
 

@@ -10,6 +10,7 @@ from storage.s3 import S3Driver, staged
 from storage.s3.records import STAGED
 from storage.s3.settings import MIB
 from tests.s3.conftest import OpenDriver
+from tests.stores import read_large
 
 KEY = "docker/registry/v2/repositories/app/_uploads/1/data"
 PART = 5 * MIB
@@ -17,14 +18,6 @@ PART = 5 * MIB
 
 def some_bytes(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
-
-
-async def read(driver: S3Driver, key: str) -> bytes:
-    reader = await driver.open(key)
-    try:
-        return b"".join([piece async for piece in reader.pieces(0, reader.size)])
-    finally:
-        await reader.close()
 
 
 async def left(driver: S3Driver) -> list[str]:
@@ -57,7 +50,7 @@ async def test_bytes_sent_in_two_requests_to_two_replicas_become_one_object(
         writer = await pair[0].open_staged(KEY)
         await writer.commit(f"k{cut}")
 
-        assert await read(pair[1], f"k{cut}") == body
+        assert await read_large(pair[1], f"k{cut}") == body
         assert await left(pair[0]) == []
 
 
@@ -78,7 +71,7 @@ async def test_a_session_moves_between_replicas_at_any_byte(pair: tuple[S3Driver
     writer = await pair[0].open_staged(KEY)
     await writer.commit("k")
 
-    assert await read(pair[0], "k") == body
+    assert await read_large(pair[0], "k") == body
     assert await left(pair[0]) == []
 
 
@@ -111,7 +104,7 @@ async def test_random_work_is_what_a_byte_string_would_give(pair: tuple[S3Driver
             await writer.close()
         writer = await pair[0].open_staged(KEY)
         await writer.commit("k")
-        assert await read(pair[1], "k") == model, seed
+        assert await read_large(pair[1], "k") == model, seed
         assert await left(pair[0]) == [], seed
 
 
@@ -128,7 +121,7 @@ async def test_more_parts_than_one_upload_takes_go_on_in_another(open_driver: Op
     assert writer.size == len(body)
 
     await writer.commit("k")
-    assert await read(driver, "k") == body
+    assert await read_large(driver, "k") == body
 
 
 async def test_a_writer_that_died_keeps_others_out_for_no_longer_than_its_lease(
@@ -151,7 +144,7 @@ async def test_a_writer_that_died_keeps_others_out_for_no_longer_than_its_lease(
     assert writer.size == len(body)
     await writer.write([b"more"])
     await writer.commit("k")
-    assert await read(pair[0], "k") == body + b"more"
+    assert await read_large(pair[0], "k") == body + b"more"
     for call in (dead.flush(), dead.commit("stolen")):
         with pytest.raises(NotFound):
             await call
@@ -175,7 +168,7 @@ async def test_a_lease_is_renewed_while_its_writer_lives(
             await pair[1].open_staged(KEY)
 
     await writer.commit("k")
-    assert await read(pair[1], "k") == b"1"
+    assert await read_large(pair[1], "k") == b"1"
 
 
 async def test_parts_that_were_sent_are_kept_by_the_renewal(
@@ -199,7 +192,7 @@ async def test_parts_that_were_sent_are_kept_by_the_renewal(
     assert writer.size == 2 * PART
     await writer.write([body[2 * PART :]])
     await writer.commit("k")
-    assert await read(pair[1], "k") == body
+    assert await read_large(pair[1], "k") == body
     await dead.close()
 
 
@@ -237,7 +230,7 @@ async def test_memory_is_bounded_and_slow_writers_do_not_stop_others(open_driver
     assert driver.memory.peak <= 3 * PART
     assert driver.memory.used == 0
     for number, body in enumerate(bodies):
-        assert await read(driver, f"k{number}") == body
+        assert await read_large(driver, f"k{number}") == body
     assert await left(driver) == []
 
 
@@ -258,7 +251,7 @@ async def test_many_writers_at_once_all_come_through(open_driver: OpenDriver) ->
     assert driver.memory.peak <= 4 * PART
     assert driver.memory.used == 0
     for number, body in enumerate(bodies):
-        assert await read(driver, f"k{number}") == body
+        assert await read_large(driver, f"k{number}") == body
 
 
 async def test_a_cancelled_call_leaves_a_writer_that_goes_on(pair: tuple[S3Driver, S3Driver]) -> None:
@@ -282,7 +275,7 @@ async def test_a_cancelled_call_leaves_a_writer_that_goes_on(pair: tuple[S3Drive
         await resumed.write([body[resumed.size :]])
         await resumed.commit(f"k{number}")
 
-        assert await read(pair[0], f"k{number}") == body
+        assert await read_large(pair[0], f"k{number}") == body
         assert await left(pair[0]) == []
         assert pair[0].memory.used == pair[1].memory.used == 0
 
@@ -300,7 +293,7 @@ async def test_the_sweep_takes_what_no_record_names_and_nothing_else(pair: tuple
     assert await driver.sweep(older_than_seconds=-5) == 2
 
     await writer.commit("k")
-    assert await read(driver, "k") == bytes(2 * PART + MIB)
+    assert await read_large(driver, "k") == bytes(2 * PART + MIB)
     with pytest.raises(NotFound):
         await driver._staging.multiparts.send(stray, 1, b"x")
     assert await left(driver) == []

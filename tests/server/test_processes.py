@@ -2,36 +2,27 @@
 
 import contextlib
 import http.client
-import json
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, eventually
+from tests.running import eventually
+from tests.server.services import Service, service_process
 
 READY = re.compile(r"serving (?:http://([^\s,]+)|unix:([^\s,]+)), data in \S+, (\d+) workers?\n")
 
 
 @dataclass
-class Service:
-    """One parent with its workers."""
+class PlainService(Service):
+    """A service that is asked without TLS."""
 
-    process: subprocess.Popen[bytes]
-    log: Path
     connections: list[http.client.HTTPConnection] = field(default_factory=list)
-
-    @property
-    def output(self) -> str:
-        """Everything it has said."""
-        return self.log.read_text()
 
     @property
     def address(self) -> str:
@@ -39,12 +30,6 @@ class Service:
         found = eventually(lambda: READY.search(self.output))
         assert found is not None
         return found[1] or found[2]
-
-    @property
-    def workers(self) -> set[int]:
-        """The processes whose parent it is."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return {int(pid) for pid in children.read_text().split()}
 
     def connect(self) -> http.client.HTTPConnection:
         """Open one connection."""
@@ -62,41 +47,26 @@ class Service:
         finally:
             connection.close()
 
-    def ended(self) -> int:
-        """Wait for its end and return the exit code."""
-        return self.process.wait(30)
 
-
-Start = Callable[..., Service]
+Start = Callable[..., PlainService]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start services; what is left of them ends with the test."""
-    services: list[Service] = []
+    services: list[PlainService] = []
+    with contextlib.ExitStack() as running:
 
-    def starter(**settings: object) -> Service:
-        log = tmp_path / f"{len(services)}.log"
-        given = {"listen": "127.0.0.1:0", "workers": 1, "data": str(tmp_path), **settings}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.server.application", json.dumps(given)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        services.append(Service(process, log))
-        return services[-1]
+        def starter(**settings: object) -> PlainService:
+            log = tmp_path / f"{len(services)}.log"
+            given = {"listen": "127.0.0.1:0", "workers": 1, "data": str(tmp_path), **settings}
+            services.append(PlainService(running.enter_context(service_process(given, log)), log))
+            return services[-1]
 
-    yield starter
-    for service in services:
-        for connection in service.connections:
-            connection.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(service.process.pid, signal.SIGKILL)
-        service.process.wait(10)
+        yield starter
+        for service in services:
+            for connection in service.connections:
+                connection.close()
 
 
 def test_it_says_one_line_when_all_workers_accept_and_ends_with_0(start: Start) -> None:

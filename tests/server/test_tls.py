@@ -2,14 +2,11 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import re
-import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -30,8 +27,9 @@ from registry.server.protocol import Connection
 from registry.server.serving import Serving
 from registry.server.tls import PATIENCE_LOOKS, LiveContext, TlsServing, TlsTransport
 from tests.certificates import HOST, Authority, renew, trusting
-from tests.running import ROOT, eventually
+from tests.running import eventually
 from tests.server.edges import Answer, Application, Call, Client, Edge, _look_after, echo, ignore, until
+from tests.server.services import Service, service_process
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 READY = re.compile(r"serving (https?)://([^\s,]+), data in \S+, (\d+) workers?\n")
@@ -593,17 +591,10 @@ def test_the_end_of_a_certificate_is_told_once_a_day(tmp_path: Path) -> None:
 
 
 @dataclass
-class Service:
-    """One parent with its workers."""
+class SecureService(Service):
+    """A service that is asked over TLS, with the CA in a directory."""
 
-    process: subprocess.Popen[bytes]
-    log: Path
     directory: Path
-
-    @property
-    def output(self) -> str:
-        """Everything it has said."""
-        return self.log.read_text()
 
     @property
     def url(self) -> str:
@@ -618,12 +609,6 @@ class Service:
         host, port = self.url.partition("://")[2].split(":")
         return host, int(port)
 
-    @property
-    def workers(self) -> set[int]:
-        """The processes whose parent it is."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return {int(pid) for pid in children.read_text().split()}
-
     def connect(self) -> ssl.SSLSocket:
         """Open a connection and shake hands."""
         return trusting(self.directory).wrap_socket(
@@ -635,42 +620,26 @@ class Service:
         with self.connect() as client:
             return int(str((client.getpeercert() or {})["serialNumber"]), 16)
 
-    def ended(self) -> int:
-        """Wait for its end and return the exit code."""
-        return self.process.wait(30)
 
-
-Start = Callable[..., Service]
+Start = Callable[..., SecureService]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start services with a certificate in the directory; what is left of them ends with the test."""
-    services: list[Service] = []
+    services: list[SecureService] = []
+    with contextlib.ExitStack() as running:
 
-    def starter(**settings: object) -> Service:
-        log = tmp_path / f"{len(services)}.log"
-        if not services and not (tmp_path / "server.crt").exists():
-            renew(tmp_path)
-        tls = {"certificate": str(tmp_path / "server.crt"), "key": str(tmp_path / "server.key")}
-        given = {"listen": f"{HOST}:0", "workers": 1, "data": str(tmp_path), "tls": tls, **settings}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.server.application", json.dumps(given)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        services.append(Service(process, log, tmp_path))
-        return services[-1]
+        def starter(**settings: object) -> SecureService:
+            log = tmp_path / f"{len(services)}.log"
+            if not services and not (tmp_path / "server.crt").exists():
+                renew(tmp_path)
+            tls = {"certificate": str(tmp_path / "server.crt"), "key": str(tmp_path / "server.key")}
+            given = {"listen": f"{HOST}:0", "workers": 1, "data": str(tmp_path), "tls": tls, **settings}
+            services.append(SecureService(running.enter_context(service_process(given, log)), log, tmp_path))
+            return services[-1]
 
-    yield starter
-    for service in services:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(service.process.pid, signal.SIGKILL)
-        service.process.wait(10)
+        yield starter
 
 
 def test_it_says_https_and_httpx_is_served(start: Start) -> None:

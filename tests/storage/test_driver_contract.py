@@ -18,6 +18,7 @@ from storage.filesystem import FileSystemDriver
 from storage.memory import MemoryDriver
 from storage.s3 import S3Driver
 from tests.s3.weed import Store
+from tests.stores import joined, read_large
 
 OpenStore = Callable[[], Awaitable[Driver]]
 DRIVERS = ["filesystem", "memory", "s3"]
@@ -52,18 +53,6 @@ async def driver(open_store: OpenStore) -> Driver:
 
 async def read(driver: Driver, key: str) -> bytes:
     return (await driver.get(key, bytes_max=1 << 20)).body
-
-
-async def joined(pieces: AsyncIterator[bytes]) -> bytes:
-    return b"".join([piece async for piece in pieces])
-
-
-async def read_large(driver: Driver, key: str) -> bytes:
-    reader = await driver.open(key)
-    try:
-        return await joined(reader.pieces(0, reader.size))
-    finally:
-        await reader.close()
 
 
 async def stage_and_commit(driver: Driver, key: str, body: bytes, *, at: str = "up/1/data") -> None:
