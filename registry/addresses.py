@@ -25,6 +25,11 @@ class TcpAddress:
             return self.host == "localhost"
 
 
+def is_public(address: TcpAddress | Path) -> bool:
+    """Tell whether other machines reach it."""
+    return isinstance(address, TcpAddress) and not address.is_loopback
+
+
 def parse_address(text: str) -> TcpAddress | Path:
     """Parse `host:port`, `[v6]:port`, `:port` or `unix:/path`. Raises ValueError."""
     if text.startswith(UNIX):

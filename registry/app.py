@@ -43,7 +43,7 @@ from registry.auth.token_service import TokenService
 from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
-from registry.config import Oidc, Settings, TokenIssuer
+from registry.config import Auth, Settings
 from registry.errors import NotThere
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
@@ -271,8 +271,7 @@ def check_files(settings: Settings) -> None:
             server_context(settings.tls, now=datetime.now(UTC))
         if settings.audit.key_file is not None:
             load_key(settings.audit.key_file)
-        OidcIssuers([_oidc(each) for each in settings.auth.oidc])
-        TokenServices([_token_service(each) for each in settings.auth.issuers])
+        _issuers(settings.auth)
     except (CertificateProblem, KeyInvalid, IssuerConfigInvalid) as error:
         raise CannotStart(str(error)) from error
 
@@ -320,9 +319,8 @@ def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Aud
     passwords = None if shared.users is None else Passwords(shared.users)
     policy = shared.policy
     name_of = partial(name_of_certificate, auth.certificate_name)
-    checks = CredentialChecks(
-        passwords, Robots(RobotStore(driver)), OidcIssuers([_oidc(each) for each in auth.oidc]), shared.throttle
-    )
+    oidc, token_services = _issuers(auth)
+    checks = CredentialChecks(passwords, Robots(RobotStore(driver)), oidc, shared.throttle)
     ring = KeyRing(
         SigningKeyStore(driver), clock=clock, rotation=Rotation(rotate_seconds=int(auth.key_rotation_seconds))
     )
@@ -330,7 +328,7 @@ def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Aud
     authenticator = Authenticator(
         checks,
         Verifier(ring, issuer=service, service=service, clock=clock),
-        TokenServices([_token_service(each) for each in auth.issuers]),
+        token_services,
         policy=policy,
         name_of=name_of,
         rate=shared.rate,
@@ -354,12 +352,12 @@ def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Aud
     )
 
 
-def _token_service(settings: TokenIssuer) -> TokenServiceConfig:
-    return TokenServiceConfig(**settings.model_dump())
-
-
-def _oidc(settings: Oidc) -> OidcConfig:
-    return OidcConfig(**settings.model_dump())
+def _issuers(auth: Auth) -> tuple[OidcIssuers, TokenServices]:
+    """Make what verifies the tokens of others. Raises IssuerConfigInvalid."""
+    return (
+        OidcIssuers([OidcConfig(**each.model_dump()) for each in auth.oidc]),
+        TokenServices([TokenServiceConfig(**each.model_dump()) for each in auth.issuers]),
+    )
 
 
 def _new_id() -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from registry.addresses import TcpAddress, parse_address
+from registry.addresses import is_public, parse_address
 from registry.media_types import MANIFESTS
 from registry.quantities import Bytes, Count, Seconds
 from registry.stores import BucketPlace, parse_place
@@ -379,11 +379,10 @@ class Settings(BaseModel):
     @classmethod
     def _check_listen(cls, text: str, known: ValidationInfo) -> str:
         address = parse_address(text)
-        is_public = isinstance(address, TcpAddress) and not address.is_loopback
         auth = known.data.get("auth")
         # If one of the two is itself wrong, what was meant is not known, and that is told already.
         is_open = isinstance(auth, Auth) and not auth.is_on and known.data.get("allow_anonymous_push") is False
-        if is_public and is_open:
+        if is_public(address) and is_open:
             raise ValueError(
                 f"{text!r} is reached from other machines, and nobody has to say who they are: everybody could push "
                 "and delete. Set auth.htpasswd (pierhead serve --init-admin makes the file and a first user), listen "
@@ -424,9 +423,8 @@ class Settings(BaseModel):
     @property
     def sends_passwords_in_the_clear(self) -> bool:
         """Whether other machines log in without TLS, as far as can be told."""
-        address = parse_address(self.listen)
-        is_public = isinstance(address, TcpAddress) and not address.is_loopback
-        return is_public and self.auth.is_on and not self.tls.is_on and not self.trusted_proxies
+        reached = is_public(parse_address(self.listen))
+        return reached and self.auth.is_on and not self.tls.is_on and not self.trusted_proxies
 
     def trusts(self, peer: str) -> bool:
         """Tell whether a peer's word about its client counts. Whoever reaches a unix socket was let in by its mode."""

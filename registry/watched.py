@@ -17,6 +17,7 @@ SETTLED_SECONDS = 2.0
 
 T = TypeVar("T")
 Signature = tuple[int, int, int, int]
+Stamp = tuple[int, int, int] | None
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +127,15 @@ def read_regular(path: Path, bytes_max: int) -> bytes:
     if len(body) > bytes_max:
         raise FileProblem(f"it is larger than {bytes_max >> 20} MiB")
     return body
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes when a file is replaced or written to; None if it can't be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _signature(path: Path) -> tuple[Signature | None, float]:

@@ -31,6 +31,14 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_prefix(prefix: str) -> None:
+    """Raise ValueError unless a listing may be asked for it: it is empty, or a key and a slash."""
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+    if prefix and not prefix.endswith("/"):
+        raise ValueError(f"a prefix ends in a slash: {prefix!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a driver can do beyond the contract, as data: nobody asks for a driver's name."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from storage.drivers import PIECE_BYTES, Capabilities, Entry, Observer, Page, SmallObject, Stat, check_key
+from storage.drivers import PIECE_BYTES, Capabilities, Entry, Observer, Page, SmallObject, Stat, check_key, check_prefix
 from storage.errors import AlreadyExists, Busy, Corrupt, NotFound, VersionMismatch
 
 
@@ -77,10 +77,7 @@ class MemoryDriver:
 
     async def list(self, prefix: str, *, after: str = "", limit: int, fold: bool = False) -> Page:
         """List a page of objects in byte order of their keys."""
-        if prefix:
-            check_key(prefix.removesuffix("/"))
-        if prefix and not prefix.endswith("/"):
-            raise ValueError(f"a prefix ends in a slash: {prefix!r}")
+        check_prefix(prefix)
         entries = {_entry(key, prefix, fold=fold) for key in self._objects if key.startswith(prefix)}
         start = after.encode("utf-8", "surrogatepass")
         found = sorted((e for e in entries if e.key.encode() > start), key=lambda e: e.key.encode())

@@ -16,11 +16,12 @@ from storage import keys
 from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageError, StorageRefused, VersionMismatch
 from storage.opaque_tokens import HASH, ID_CHARACTERS, OpaqueToken
+from storage.places import Kind, Place
+from storage.walk import walk
 
 PREFIX = "phi"
 OWNER_CHARACTERS = 16
 RECORD_BYTES_MAX = 16384
-LIST_PAGE = 1000
 IDLE_SECONDS = 90 * 86400.0
 USED_SECONDS = 3600.0
 """How exact the time of the last use is."""
@@ -129,9 +130,9 @@ class RefreshTokenStore:
 
     async def list(self, user: str) -> AsyncIterator[RefreshToken]:
         """The tokens of a user, idle ones included; damaged ones are logged and left out."""
-        async for key in self._keys(keys.refresh_tokens(_owner(user))):
+        async for place in self._places(keys.refresh_tokens(_owner(user))):
             try:
-                record, _ = await self._get(key.rpartition("/")[2])
+                record, _ = await self._get(place.name)
             except NotFound:
                 continue
             except StorageRefused as error:
@@ -143,15 +144,14 @@ class RefreshTokenStore:
     async def expire(self) -> int:
         """Delete those that nobody has used for `idle_seconds`, and damaged ones; returns how many."""
         count = 0
-        async for key in self._keys(keys.REFRESH):
-            token = key.rpartition("/")[2]
+        async for place in self._places(keys.REFRESH):
             try:
-                record, version = await self._get(token)
+                record, version = await self._get(place.name)
                 if self._is_idle(record, self._clock()):
-                    await self._driver.delete_version(key, version=version)
+                    await self._driver.delete_version(place.key, version=version)
                     count += 1
             except Corrupt:
-                await self._driver.delete(key)
+                await self._driver.delete(place.key)
                 count += 1
             except (NotFound, VersionMismatch):
                 continue  # gone, or used just now
@@ -180,16 +180,10 @@ class RefreshTokenStore:
         for record in records[: max(0, len(records) + 1 - TOKENS_MAX)]:
             await self._driver.delete(_key(record.id))
 
-    async def _keys(self, prefix: str) -> AsyncIterator[str]:
-        after = ""
-        while True:
-            page = await self._driver.list(prefix, after=after, limit=LIST_PAGE)
-            for entry in page.entries:
-                if entry.key.count("/") == keys.refresh_token("", "").count("/"):
-                    yield entry.key
-            if not page.more:
-                return
-            after = page.entries[-1].key
+    async def _places(self, prefix: str) -> AsyncIterator[Place]:
+        async for place in walk(self._driver, prefix):
+            if place.kind is Kind.REFRESH_TOKEN:
+                yield place
 
     async def _get(self, token: str) -> tuple[RefreshToken, str]:
         key = _key(token)

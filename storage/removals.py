@@ -15,6 +15,7 @@ from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageRefused, StorageUnavailable
+from storage.walk import is_empty, walk
 
 ANNOUNCED_SECONDS = 6.0
 TAKEN_SECONDS_MAX = 3.0
@@ -72,26 +73,22 @@ class RemovalStore:
         async with self._announced(keys.manifest_removals(repository, digest)) as removal:
             yield removal
 
-    async def wait_for_blobs(self, repository: str, digests: Iterable[Digest]) -> bool:
-        """Return once none of the blobs is about to be removed; tells whether one was."""
-        return await self._wait([keys.blob_removals(repository, digest) for digest in digests])
+    async def wait_for_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
+        """Return once none of the blobs is about to be removed."""
+        await self._wait([keys.blob_removals(repository, digest) for digest in digests])
 
-    async def wait_for_manifest(self, repository: str, digest: Digest) -> bool:
-        """Return once the manifest is not about to be removed; tells whether it was."""
-        return await self._wait([keys.manifest_removals(repository, digest)])
+    async def wait_for_manifest(self, repository: str, digest: Digest) -> None:
+        """Return once the manifest is not about to be removed."""
+        await self._wait([keys.manifest_removals(repository, digest)])
 
     async def expire(self) -> int:
         """Drop the announcements of processes that have died; returns how many."""
-        dropped, after = 0, ""
-        while True:
-            page = await self._driver.list(keys.REMOVALS, after=after, limit=PAGE)
-            for entry in page.entries:
-                if not await self._counts(entry.key):
-                    await self._driver.delete(entry.key)
-                    dropped += 1
-            if not page.more:
-                return dropped
-            after = page.entries[-1].key
+        dropped = 0
+        async for place in walk(self._driver, keys.REMOVALS):
+            if not await self._counts(place.key):
+                await self._driver.delete(place.key)
+                dropped += 1
+        return dropped
 
     @asynccontextmanager
     async def _announced(self, prefix: str) -> AsyncIterator[Removal]:
@@ -104,15 +101,12 @@ class RemovalStore:
             with contextlib.suppress(StorageUnavailable):
                 await self._driver.delete(key)
 
-    async def _wait(self, prefixes: Iterable[str]) -> bool:
-        if not (await self._driver.list(keys.REMOVALS, limit=1)).entries:
-            return False  # as nearly always
-        met = False
+    async def _wait(self, prefixes: Iterable[str]) -> None:
+        if await is_empty(self._driver, keys.REMOVALS):
+            return  # as nearly always
         for prefix in prefixes:
             while await self._any_counts(prefix):
-                met = True
                 await self._pause(PAUSE_SECONDS)
-        return met
 
     async def _any_counts(self, prefix: str) -> bool:
         after = ""

@@ -15,9 +15,10 @@ from storage import keys
 from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageError, StorageRefused, VersionMismatch
 from storage.opaque_tokens import HASH
+from storage.places import Kind
+from storage.walk import walk
 
 RECORD_BYTES_MAX = 65536
-LIST_PAGE = 1000
 USED_SECONDS = 3600.0
 """How exact the time of the last use is: a write for each use would be too much."""
 
@@ -113,22 +114,15 @@ class RobotStore:
 
     async def list(self, name: str = "") -> AsyncIterator[RobotToken]:
         """The tokens of a robot, or of all, in byte order of names and ids; damaged ones are logged and left out."""
-        prefix, after = keys.robot_tokens(name) if name else keys.ROBOTS, ""
-        while True:
-            page = await self._driver.list(prefix, after=after, limit=LIST_PAGE)
-            for entry in page.entries:
-                robot, slash, token = entry.key.removeprefix(keys.ROBOTS).partition("/")
-                if not slash or "/" in token:
-                    continue  # put there by hand
-                try:
-                    yield await self.get(robot, token)
-                except NotFound:
-                    continue  # damaged, or revoked since
-                except StorageRefused as error:
-                    log.error("unreadable token of a robot", key=error.key, remedy="check owner and mode of the file")
-            if not page.more:
-                return
-            after = page.entries[-1].key
+        async for place in walk(self._driver, keys.robot_tokens(name) if name else keys.ROBOTS):
+            if place.kind is not Kind.ROBOT_TOKEN:
+                continue  # put there by hand
+            try:
+                yield await self.get(place.name, place.key.rpartition("/")[2])
+            except NotFound:
+                continue  # damaged, or revoked since
+            except StorageRefused as error:
+                log.error("unreadable token of a robot", key=error.key, remedy="check owner and mode of the file")
 
     async def _get(self, name: str, token: str) -> tuple[RobotToken, str]:
         key = keys.robot_token(name, token)

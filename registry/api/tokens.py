@@ -7,7 +7,7 @@ from registry.api.access import NO_STORE, Realm
 from registry.api.auditing import Auditor
 from registry.api.forwarding import client_address
 from registry.api.requests import Request
-from registry.api.responses import Response, json_response
+from registry.api.responses import Response, header, json_response
 from registry.audit.events import EventKind
 from registry.auth.basic import BasicError, check_credentials, parse_basic
 from registry.auth.identities import ANONYMOUS, Identity, Kind
@@ -53,13 +53,11 @@ class TokenEndpoint:
             else:
                 raise Unsupported("this address takes GET, HEAD, POST", headers=[("allow", "GET, HEAD, POST")])
             issued = await self._service.issue(asked)
-        except TooManyRequests as error:
+        except (TooManyRequests, Unauthorized) as error:
             await self._auditor.login_failed(self._address(request), _claimed(asked), error.message)
-            raise
-        except Unauthorized as error:
-            await self._auditor.login_failed(self._address(request), _claimed(asked), error.message)
-            challenge = f'Bearer realm="{self._realm.of(request.scope, request.root)}",service="{self._name}"'
-            error.headers = [("www-authenticate", challenge), NO_STORE]
+            if isinstance(error, Unauthorized):
+                challenge = f'Bearer realm="{self._realm.of(request.scope, request.root)}",service="{self._name}"'
+                error.headers = [("www-authenticate", challenge), NO_STORE]
             raise
         await self._record(asked, issued)
         return _answer(issued, posted=request.method == "POST")
@@ -141,7 +139,8 @@ def _answer(issued: Issued, *, posted: bool) -> Response:
         content["token_type"] = "Bearer"  # noqa: S105  # no password
     if issued.refresh_token is not None:
         content["refresh_token"] = issued.refresh_token
-    return json_response(content, headers=[(name.encode(), value.encode()) for name, value in (NO_STORE,)])
+    name, value = NO_STORE
+    return json_response(content, headers=[header(name.encode(), value)])
 
 
 async def _form(request: Request) -> list[tuple[str, str]]:

@@ -45,7 +45,6 @@ class EventKind(Enum):
     USERS_CHANGED = "users-changed"
     CERTIFICATE_CHANGED = "certificate-changed"
     STARTED = "started"
-    STOPPED = "stopped"
     ROTATED = "rotated"
     PRUNED = "pruned"
     TORN_LINE = "torn-line"

@@ -14,7 +14,7 @@ import structlog
 
 from registry.audit.events import Event, EventKind
 from registry.audit.trails import AuditUnavailable, Trail
-from registry.watched import FileProblem, read_regular
+from registry.watched import FileProblem, Stamp, read_regular, stamp
 from storage import keys
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, VersionMismatch
@@ -23,8 +23,6 @@ LOOK_SECONDS = 1.0
 HASH_BYTES_MAX = 256
 FILE_BYTES_MAX = 16 << 20
 ABSENT = "absent"
-
-_Stamp = tuple[int, int, int] | None
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +34,7 @@ class FileWatch:
         self._trail = trail
         self._driver = driver
         self._files = files
-        self._seen: dict[Path, _Stamp] = {}
+        self._seen: dict[Path, Stamp] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -60,15 +58,15 @@ class FileWatch:
     async def _look(self) -> None:
         for path, kind in self._files.items():
             # A stat(2) each second, and a file of some KiB when it has changed: no thread is worth it.
-            stamp = _stamp(path)
-            if path in self._seen and self._seen[path] == stamp:
+            found = stamp(path)
+            if path in self._seen and self._seen[path] == found:
                 continue
             try:
                 await self._compare(path, kind)
             except (StorageError, AuditUnavailable) as error:
                 log.error("a change of a file can't be written down", file=str(path), reason=str(error))
             else:
-                self._seen[path] = stamp
+                self._seen[path] = found
 
     async def _compare(self, path: Path, kind: EventKind) -> None:
         key, now = keys.audited_file(_name(path)), _hash(path)
@@ -101,14 +99,6 @@ class FileWatch:
     async def _tell(self, path: Path, kind: EventKind, before: str, now: str) -> None:
         detail = {"file": str(path), **({"before": before} if before else {}), "now": now}
         await self._trail.write(Event(kind, actor="operator", detail=detail))
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _name(path: Path) -> str:

@@ -8,14 +8,11 @@ from registry.auth.callers import Reach
 from registry.auth.credentials import Known
 from registry.auth.identities import ANONYMOUS, Action, Identity, Kind
 from registry.auth.jwts import Access, TokenInvalid
-from registry.auth.scopes import SCOPE_ACTIONS, Scopes
+from registry.auth.scopes import SCOPE_ACTIONS, Scopes, actions_of
 from registry.auth.signing import VerifiedToken
 
 CLAIM = "pierhead"
 """The private claim that tells who the token is for, as its issuer knew it."""
-
-_BY_TEXT = {action.value: action for action in SCOPE_ACTIONS}
-_ALL = frozenset(SCOPE_ACTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +67,5 @@ def reach_of(access: Sequence[Access]) -> Reach:
         if entry.type == "registry" and entry.name == "catalog":
             catalog = catalog or "*" in entry.actions
         elif entry.type == "repository":
-            known = _ALL if "*" in entry.actions else frozenset(_BY_TEXT[a] for a in entry.actions if a in _BY_TEXT)
-            repositories[entry.name] = repositories.get(entry.name, frozenset()) | known
+            repositories[entry.name] = repositories.get(entry.name, frozenset()) | actions_of(entry.actions)
     return Reach(MappingProxyType(repositories), catalog)

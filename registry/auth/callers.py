@@ -55,9 +55,7 @@ class Caller:
         """Whether they may ask for the catalog, which then shows what they may pull."""
         if self.reach is not None and not self.reach.catalog:
             return False
-        if self.identity != ANONYMOUS or self.policy is None:
-            return True
-        return self.policy.anonymous_may_anything()
+        return self.policy is None or self.policy.may_list(self.identity)
 
     def shows(self) -> Callable[[str], bool]:
         """What says of a repository whether a listing shows it to them."""

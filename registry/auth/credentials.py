@@ -67,8 +67,7 @@ class CredentialChecks:
     async def is_valid(self, identity: Identity, credential: str) -> Identity | None:
         """Who a token that was issued before is for, as of now; None if what it was issued for is valid no more."""
         if identity.kind is Kind.USER:
-            known = self._passwords is not None and self._passwords.fingerprint(identity.name) == credential
-            return identity if known else None
+            return identity if self.fingerprint(identity.name) == credential else None
         if identity.kind is Kind.ROBOT:
             return await self._robots.find(identity.name, credential)
         return identity
@@ -90,8 +89,9 @@ class CredentialChecks:
         if not await self._passwords.check(user, password):
             return None
         # Changed while it was compared: it may be the old one that was right.
-        is_same = before is not None and before == self._passwords.fingerprint(user)
-        return Known(Identity(Kind.USER, user), before) if is_same and before is not None else None
+        if before is None or before != self._passwords.fingerprint(user):
+            return None
+        return Known(Identity(Kind.USER, user), before)
 
     async def identify(self, token: str) -> Known | None:
         """Who brings an ID token, None if it is none that is believed. Raises Unavailable."""

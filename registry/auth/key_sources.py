@@ -42,15 +42,6 @@ class KeysUnavailable(TokenInvalid):
 class KeySource(Protocol):
     """The keys of one issuer, as of now."""
 
-    @property
-    def generation(self) -> int:
-        """Counts the times that keys have changed: what an earlier generation has verified is verified no more."""
-        ...
-
-    def look(self) -> None:
-        """Take notice of changes that can be seen without waiting."""
-        ...
-
     async def find(self, kid: str | None, algorithm: str) -> PublicKey:
         """The key that a token names. Raises TokenInvalid, KeysUnavailable."""
         ...
@@ -72,7 +63,7 @@ class FileKeys:
 
     @property
     def generation(self) -> int:
-        """Grows when the file has changed."""
+        """Grows when the file has changed: what an earlier generation has verified is verified no more."""
         return self._file.generation
 
     def look(self) -> None:
@@ -118,7 +109,6 @@ class DiscoveredKeys:
 
     def __init__(self, issuer: str, *, clock: Callable[[], float]) -> None:
         check_url(issuer)
-        self.generation = 0
         self._issuer = issuer
         self._clock = clock
         self._keys: KeySet | None = None
@@ -126,9 +116,6 @@ class DiscoveredKeys:
         self._fetched = 0.0
         self._tried: float | None = None
         self._tls: ssl.SSLContext | None = None
-
-    def look(self) -> None:
-        """Nothing can be seen without asking the issuer."""
 
     async def find(self, kid: str | None, algorithm: str) -> PublicKey:
         """The key that a token names. Raises TokenInvalid, KeysUnavailable."""
@@ -168,7 +155,6 @@ class DiscoveredKeys:
             log.warning("the keys of an issuer can't be fetched", issuer=self._issuer, reason=reason)
         else:
             self._keys, self._fetched = keys, self._clock()
-            self.generation += 1
 
     async def _ask(self) -> KeySet:
         if self._tls is None:

@@ -160,6 +160,10 @@ class Policy:
         about = self._about(identity, action)
         return lambda repository: self._first(about, identity.grants, action, repository).allowed
 
+    def may_list(self, identity: Identity) -> bool:
+        """Tell whether somebody may ask for the catalog, which then shows what they may pull."""
+        return identity != ANONYMOUS or self.anonymous_may_anything()
+
     def anonymous_may_anything(self) -> bool:
         """Tell whether there may be something that is allowed without credentials."""
         for action in Action:

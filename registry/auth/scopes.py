@@ -78,8 +78,13 @@ def repository_scope(name: str, actions: Collection[Action]) -> str:
     return f"repository:{name}:{','.join(texts)}"
 
 
+def actions_of(texts: Iterable[str]) -> frozenset[Action]:
+    """The actions that are named; * is all that a scope knows, and what is unknown is passed over."""
+    return frozenset[Action]().union(*(_BY_TEXT.get(text, frozenset()) for text in texts))
+
+
 def _add(repositories: dict[RepositoryName, frozenset[Action]], name: str, asked: str) -> None:
-    actions = frozenset[Action]().union(*(_BY_TEXT.get(text, frozenset()) for text in asked.split(",")))
+    actions = actions_of(asked.split(","))
     try:
         repository = parse_name(name)
     except NameInvalid:

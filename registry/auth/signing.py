@@ -308,6 +308,9 @@ class Verifier:
 
     async def _verify(self, token: str) -> VerifiedToken:
         unverified = parse(token, bytes_max=OWN_BYTES_MAX)
+        # Before its key is looked for, which may read the store: those of other issuers come here as well.
+        if unverified.issuer != self._rules.issuer:
+            raise TokenInvalid("it is from another issuer (iss)")
         key = await self._ring.find(unverified.kid)
         claims = unverified.verify(key.public, self._rules, now=self._clock())
         subject, expires = claims.get("sub"), claims["exp"]

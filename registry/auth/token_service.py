@@ -102,8 +102,7 @@ class TokenService:
             for name, actions in scopes.repositories.items()
             if (allowed := frozenset(action for action in actions if policy.allows(identity, action, name)))
         }
-        may_list = identity != ANONYMOUS or policy.anonymous_may_anything()
-        return Scopes(granted, scopes.catalog and may_list)
+        return Scopes(granted, scopes.catalog and policy.may_list(identity))
 
     async def _refresh_token(self, asked: TokenRequest, known: Known) -> str | None:
         # Robots and workloads have a token of their own already, which is what they would keep.

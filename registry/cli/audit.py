@@ -1,6 +1,7 @@
 """`pierhead audit`: is the trail whole, and what does it say."""
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from registry.audit.chain import HEAD_BYTES_MAX, KeyInvalid, Mark, load_key, read_head
+from registry.audit.chain import KeyInvalid, Mark, load_key
 from registry.audit.parts import read_entries
+from registry.audit.trails import Head
 from registry.audit.verification import Break, Flaw, Place, Seen, Verification
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
@@ -22,7 +24,7 @@ from registry.findings import Severity, printable
 from registry.scan import Tally
 from registry.stores import open_driver
 from storage import keys
-from storage.errors import NotFound, StorageError
+from storage.errors import Corrupt, StorageError
 
 TAKEN_MAX = 100
 
@@ -146,17 +148,16 @@ async def _verify(question: Question, *, as_json: bool) -> int:
 
 async def _head(question: Question, key: bytes | None, report: "Report") -> Mark | None:
     assert question.store is not None
-    driver, at = open_driver(question.store), keys.audit_head(question.head)
+    driver, mark = open_driver(question.store), None
     try:
         if not isinstance(question.store.data, Path):
             await driver.start()
-        body = (await driver.get(at, bytes_max=HEAD_BYTES_MAX)).body
-    except NotFound:
-        body = b""
+        with contextlib.suppress(Corrupt):
+            mark = await Head(driver, key, question.head, sync=False).get()
     finally:
         await driver.close()
-    mark = read_head(body, key)
     if mark is None:
+        at = keys.audit_head(question.head)
         report.tell(Break(Flaw.HEAD_MISSING, Place(Path(f"{question.store.data}/{at}"), 0)))
     return mark
 

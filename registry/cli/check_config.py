@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from registry.cli.configuration import USAGE, Config, load_or_exit
+from registry.cli.configuration import IN_THE_CLEAR, USAGE, Config, load_or_exit
 from registry.config import Settings
 from registry.config_sources import key_paths
 from registry.findings import printable
@@ -28,9 +28,7 @@ def check_config(config: Config = None) -> None:
             value = getattr(value, name)
         text = "set, and not shown" if path in SECRETS and value is not None else _shown(value)
         typer.echo(printable(f"{'.'.join(path)} = {text}  # {found.origins.get(path, 'default')}"))
-    for problem in _problems(found.settings):
-        typer.echo(f"pierhead: {printable(problem)}", err=True)
-        raise typer.Exit(USAGE)
+    _check_files_or_exit(found.settings)
     for warning in _warnings(found.settings):
         typer.echo(f"pierhead: warning: {printable(warning)}", err=True)
     typer.echo("the configuration is valid")
@@ -46,8 +44,8 @@ def _shown(value: object) -> str:
     return "unset" if value is None else str(value)
 
 
-def _problems(settings: Settings) -> Iterable[str]:
-    """What is wrong with the files that the settings name: as `serve` would find it."""
+def _check_files_or_exit(settings: Settings) -> None:
+    """Read the files that the settings name, as `serve` would; if one is wrong, say so and end with USAGE."""
     # Imported late: the other commands need nothing of it.
     from registry.app import check_files  # noqa: PLC0415
     from registry.asgi import CannotStart  # noqa: PLC0415
@@ -55,12 +53,13 @@ def _problems(settings: Settings) -> Iterable[str]:
     try:
         check_files(settings)
     except CannotStart as error:
-        yield str(error)
+        typer.echo(f"pierhead: {printable(str(error))}", err=True)
+        raise typer.Exit(USAGE) from None
 
 
 def _warnings(settings: Settings) -> Iterable[str]:
     if settings.sends_passwords_in_the_clear:
-        yield "passwords are sent in the clear: set tls.certificate, or listen behind a proxy that has one"
+        yield IN_THE_CLEAR
     data = settings.data
     if isinstance(data, BucketPlace):
         return

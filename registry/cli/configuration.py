@@ -13,6 +13,8 @@ from registry.findings import printable
 USAGE = 2
 """The exit code for a configuration that is wrong, as for a command line that is."""
 
+IN_THE_CLEAR = "passwords are sent in the clear: set tls.certificate, or listen behind a proxy that has one"
+
 Config = Annotated[
     Path | None,
     typer.Option(

@@ -19,7 +19,7 @@ from registry.auth.identities import Grant
 from registry.auth.robots import RobotError, Robots, TooManyTokens, check_robot_name, parse_actions
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
-from registry.cli.scanning import run
+from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
 from registry.findings import printable
 from registry.quantities import parse_seconds
@@ -28,7 +28,6 @@ from storage.layout import check_layout
 from storage.robots import RobotStore, RobotToken
 
 REFUSED = 1
-COULD_NOT = 3
 EXPIRES_SECONDS_MAX = 100 * 366 * 86400.0
 
 Record = Callable[[EventKind, RobotToken], Awaitable[None]]

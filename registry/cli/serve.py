@@ -6,7 +6,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from registry.cli.configuration import Config, load_or_exit
+from registry.cli.configuration import IN_THE_CLEAR, Config, load_or_exit
 from registry.cli.first_admin import init_admin as make_first_admin
 from registry.findings import printable
 from registry.logs import set_up_logs
@@ -98,5 +98,5 @@ def serve(
         typer.echo(f"pierhead: {printable(str(error))}", err=True)
         raise typer.Exit(1) from None
     if settings.sends_passwords_in_the_clear:
-        log.warning("passwords are sent in the clear: set tls.certificate, or listen behind a proxy that has one")
+        log.warning(IN_THE_CLEAR)
     raise typer.Exit(serve_processes(settings, lambda: build(settings, shared=shared), refresh=shared.refresh))

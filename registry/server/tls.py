@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, cast
 
 import structlog
@@ -23,6 +22,7 @@ from registry.config import Tls
 from registry.server import refusals
 from registry.server.framing import Refused
 from registry.server.serving import READ_BYTES, Serving
+from registry.watched import Stamp, stamp
 
 PATIENCE_LOOKS = 5
 """Certificate and key are replaced one after the other: for so many looks nothing is said if they do not match."""
@@ -39,7 +39,6 @@ _NOTHING = memoryview(b"")
 _HANDSHAKE_RECORD = 22
 _VERSIONS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
-Stamp = tuple[int, int, int] | None
 
 log = structlog.get_logger(__name__)
 
@@ -403,15 +402,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
 
 def _stamps(tls: Tls) -> tuple[Stamp, ...]:
     """What changes when one of the files is replaced or written to."""
-    return tuple(_stamp(file) for file in (tls.certificate, tls.key, tls.client_ca) if file is not None)
-
-
-def _stamp(file: Path) -> Stamp:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return tuple(stamp(file) for file in (tls.certificate, tls.key, tls.client_ca) if file is not None)
 
 
 def _day(moment: datetime) -> str:

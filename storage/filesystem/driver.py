@@ -7,7 +7,7 @@ thread. Whatever fsyncs, waits for a lock, or touches much goes to a bounded set
 import os
 from pathlib import Path
 
-from storage.drivers import Capabilities, Page, SmallObject, Stat, check_key
+from storage.drivers import Capabilities, Page, SmallObject, Stat, check_key, check_prefix
 from storage.errors import Corrupt
 from storage.filesystem.failures import reading_failed
 from storage.filesystem.files import IN_LOOP_BYTES_MAX, Descriptor, FileReader, open_file, read_whole, stat_file
@@ -76,10 +76,7 @@ class FileSystemDriver:
 
     async def list(self, prefix: str, *, after: str = "", limit: int, fold: bool = False) -> Page:
         """List a page of objects in byte order of their keys."""
-        if prefix:
-            check_key(prefix.removesuffix("/"))
-        if prefix and not prefix.endswith("/"):
-            raise ValueError(f"a prefix ends in a slash: {prefix!r}")
+        check_prefix(prefix)
         return await self._threads.run(list_page, self._files.root, prefix, after=after, limit=limit, fold=fold)
 
     async def stat(self, key: str) -> Stat:

@@ -1,6 +1,6 @@
 """The S3 driver: an object is an object of a bucket, and its key the name below a prefix."""
 
 from storage.s3.driver import S3Driver
-from storage.s3.settings import S3Settings, parse_url
+from storage.s3.settings import S3Settings
 
-__all__ = ["S3Driver", "S3Settings", "parse_url"]
+__all__ = ["S3Driver", "S3Settings"]

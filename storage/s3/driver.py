@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from storage.drivers import Capabilities, Page, SmallObject, Stat, check_key
+from storage.drivers import Capabilities, Page, SmallObject, Stat, check_key, check_prefix
 from storage.errors import AlreadyExists, Corrupt, NotFound
 from storage.s3.client import Bucket
 from storage.s3.listing import list_from_directories, list_in_byte_order
@@ -79,10 +79,7 @@ class S3Driver:
 
     async def list(self, prefix: str, *, after: str = "", limit: int, fold: bool = False) -> Page:
         """List a page of objects in byte order of their keys."""
-        if prefix:
-            check_key(prefix.removesuffix("/"))
-        if prefix and not prefix.endswith("/"):
-            raise ValueError(f"a prefix ends in a slash: {prefix!r}")
+        check_prefix(prefix)
         list_page = list_in_byte_order if self._in_byte_order else list_from_directories
         return await list_page(self._bucket, prefix, after=after, limit=limit, fold=fold)
 

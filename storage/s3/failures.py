@@ -1,6 +1,6 @@
 """What the bucket says, in storage's words and with what to do about it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from botocore import exceptions as botocore_errors
 from botocore.parsers import ResponseParserError
@@ -88,7 +88,6 @@ class Answer:
     status: int = 0
     broken: str = ""
     retry_after: float = 0.0
-    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def may_pass(self) -> bool:
@@ -105,11 +104,10 @@ def answer_of(error: Exception) -> Answer | None:
     """Read an exception of botocore; None if it is none that a store has caused."""
     if isinstance(error, botocore_errors.ClientError):
         details = error.response.get("ResponseMetadata", {})
-        headers = dict(details.get("HTTPHeaders", {}))
-        wait = headers.get("retry-after", "")
+        wait = details.get("HTTPHeaders", {}).get("retry-after", "")
         code = str(error.response.get("Error", {}).get("Code", ""))
         seconds = float(wait) if wait.isdigit() else 0.0
-        return Answer(code, int(details.get("HTTPStatusCode", 0)), retry_after=seconds, headers=headers)
+        return Answer(code, int(details.get("HTTPStatusCode", 0)), retry_after=seconds)
     if isinstance(error, _BREAKS):
         return Answer(broken=_how(error))
     return None

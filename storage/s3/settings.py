@@ -59,17 +59,3 @@ class S3Settings:
             raise ValueError(f"a copied part has {PART_BYTES_MIN} bytes to {COPY_BYTES_MAX}")
         if self.memory_bytes_max < 3 * self.part_bytes:
             raise ValueError(f"memory for three parts is needed: {3 * self.part_bytes} bytes at least")
-
-
-def parse_url(url: str) -> tuple[str, str]:
-    """Return bucket and prefix of `s3://bucket/prefix`. Raises ValueError, with what is wrong, on one line."""
-    scheme, separator, rest = url.partition("://")
-    if scheme != "s3" or not separator:
-        raise ValueError(f"no URL of a bucket: {url!r}: give s3://bucket or s3://bucket/prefix")
-    bucket, _slash, prefix = rest.partition("/")
-    prefix = prefix.strip("/")
-    if not bucket or any(character in bucket for character in "@:?#% "):
-        raise ValueError(f"no name of a bucket: {bucket!r}: give s3://bucket or s3://bucket/prefix")
-    if prefix and any(part in {"", ".", ".."} for part in prefix.split("/")):
-        raise ValueError(f"no prefix: {prefix!r}: its components are not empty, '.' or '..'")
-    return bucket, prefix

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -532,7 +532,7 @@ class StagedObject:
 
     async def _keep(self, *, writer: str) -> None:
         """Write down everything, the tail included."""
-        size = self._buffered if self._aside is None else self._aside.size
+        size = self._buffered
         if self._aside is not None:
             tail = self._aside
         elif not self._dirty and self._record.tail.size == size:
@@ -663,10 +663,7 @@ class StagedObject:
         await self._sweep([*names, *self._garbage])
 
     async def _sweep(self, names: Sequence[str]) -> None:
-        calls = (self._staging.objects.delete(name) for name in names)
-        for error in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(error, StorageError):
-                log.warning("left staged bytes behind", key=self._key, reason=str(error), remedy="nothing: it is swept")
+        await drop_all((self._staging.objects.delete(name) for name in names), self._key)
 
     async def _close(self) -> None:
         if self._closed:
@@ -712,6 +709,13 @@ class StagedObject:
     @property
     def _part_bytes(self) -> int:
         return self._staging.bucket.settings.part_bytes
+
+
+async def drop_all(calls: Iterable[Coroutine[Any, Any, None]], key: str) -> None:
+    """Make the calls that drop staged bytes at once; what fails is logged, and left to the sweep."""
+    for error in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(error, StorageError):
+            log.warning("left staged bytes behind", key=key, reason=str(error), remedy="nothing: they are swept")
 
 
 async def whole(work: Coroutine[Any, Any, R]) -> R:

@@ -1,21 +1,16 @@
 """Staged bytes dropped: on purpose, and where a crash has left some that no record names."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
-
-from storage.errors import Corrupt, NotFound, StorageError
+from storage.errors import Corrupt, NotFound
 from storage.keys import BLOBS
 from storage.s3.client import Bucket
 from storage.s3.failures import Refusal, refused
 from storage.s3.records import RECORD, RECORD_BYTES_MAX, STAGED, Multipart, StagedRecord, record_key
-from storage.s3.staged import Staging
-
-log = structlog.get_logger(__name__)
+from storage.s3.staged import Staging, drop_all
 
 
 async def drop_staged(staging: Staging, key: str) -> None:
@@ -29,9 +24,7 @@ async def drop_staged(staging: Staging, key: str) -> None:
     calls = [staging.objects.delete(name) for name in _names(record)] if record is not None else []
     uploads = {upload.id: upload for upload in (begun, record and record.upload) if upload}
     calls += [staging.multiparts.abort(upload) for upload in uploads.values()]
-    for error in await asyncio.gather(*calls, return_exceptions=True):
-        if isinstance(error, StorageError):
-            log.warning("left staged bytes behind", key=key, reason=str(error), remedy="nothing: they are swept")
+    await drop_all(calls, key)
 
 
 async def sweep_strays(staging: Staging, *, older_than_seconds: float) -> int:
@@ -98,10 +91,7 @@ def _names(record: StagedRecord | None) -> list[str]:
 async def _uploads(bucket: Bucket) -> AsyncIterator[_Begun]:
     markers: dict[str, str] = {}
     while True:
-        try:
-            page = await bucket.call("list_multipart_uploads", Prefix=bucket.full(""), **markers)
-        except Refusal as error:
-            raise refused(error, "") from error
+        page = await bucket.ask("list_multipart_uploads", "", Prefix=bucket.full(""), **markers)
         for found in page.get("Uploads", []):
             upload = Multipart(bucket.own(found["Key"]), str(found["UploadId"]))
             yield _Begun(upload, _seconds(found["Initiated"]))

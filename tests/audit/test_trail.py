@@ -522,7 +522,7 @@ async def test_without_a_file_each_process_has_a_chain_of_its_own(pipe: Pipe) ->
         opened_trail = printing(None, pipe)
         await opened_trail.start()
         await opened_trail.write(push(1))
-        await opened_trail.write(Event(EventKind.STOPPED))
+        await opened_trail.write(Event(EventKind.STARTED))
         await opened_trail.close()
 
     lines = [json.loads(line) for line in pipe.lines()]
