@@ -58,6 +58,7 @@ from storage.catalog import CatalogStore
 from storage.drivers import Driver
 from storage.errors import Corrupt
 from storage.layout import check_layout, is_unadopted
+from storage.leases import LeaseStore
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
@@ -259,7 +260,8 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     }
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
-    janitor = Janitor(sweeps, sweep_seconds=limits.sweep_seconds)
+    leases = LeaseStore(driver, new_id=_new_id)
+    janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
     return Registry(driver, Router(table), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts)
 
 

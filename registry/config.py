@@ -334,6 +334,11 @@ class S3(BaseModel):
     memory_bytes_max: Bytes = Field(
         128 << 20, ge=64 << 20, description="Memory of a worker for bodies on their way into the store."
     )
+    commit: Literal["pointer", "copy"] = Field(
+        "pointer",
+        description="How a blob of more than 8 MiB becomes visible: at once by a `pointer`, and moved to its place "
+        "afterwards; or by a `copy` that the push waits for.",
+    )
 
 
 class Settings(BaseModel):

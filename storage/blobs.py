@@ -176,13 +176,25 @@ class BlobStore:
             return False
         return marker.body == marker_text(found)
 
-    async def commit(self, writer: StagedWriter, repository: str, digest: Digest, *, canonical: Digest) -> None:
-        """Make verified staged bytes the blob, then link the repository to it.
+    def aim(self, writer: StagedWriter, digest: Digest) -> bool:
+        """Say what the bytes are to be before they come; tells whether nothing of them is kept until they are it."""
+        return digest.algorithm == SHA256 and writer.aim(keys.blob(digest))
+
+    async def commit(
+        self,
+        writer: StagedWriter,
+        repository: str,
+        digest: Digest,
+        *,
+        canonical: Digest,
+        record: bytes | None = None,
+    ) -> None:
+        """Make verified staged bytes the blob, `record` what is left of their record, and link the repository to it.
 
         The bytes always replace what lies there: a copy that was truncated or has rotted is healed by the
         push, and no reader is disturbed, for it holds the old file open.
         """
-        identity = await writer.commit(keys.blob(canonical))
+        identity = await writer.commit(keys.blob(canonical), record)
         for name in (canonical, digest):
             self._verified.add((identity, name))
         await self.link(repository, digest, canonical=canonical)

@@ -121,11 +121,13 @@ async def push(driver: MemoryDriver, body: bytes, *, repository: str = REPOSITOR
     """Push a blob as the registry does: a session, its bytes, the commit."""
     store = UploadStore(driver, clock=Clock())
     number = len(await keys_below(driver, "pierhead/uploads/"))
-    writer = await store.write(await store.begin(repository, f"push-{number}", algorithms=["sha256"]))
+    await store.begin(repository, f"push-{number}", algorithms=["sha256"])
+    writer = await store.write(repository, f"push-{number}")
     await writer.append([body])
     digest = Digest.of(body, algorithm)
-    await BlobStore(driver).commit(writer.staged, repository, digest, canonical=Digest.of(body))
-    await store.finish(writer, digest)
+    ended = store.ended(writer, digest)
+    await BlobStore(driver).commit(writer.staged, repository, digest, canonical=Digest.of(body), record=ended)
+    await store.finish(writer)
     return digest
 
 
