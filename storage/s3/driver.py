@@ -10,6 +10,7 @@ from storage.s3.listing import list_from_directories, list_in_byte_order
 from storage.s3.memory import MemoryBudget, return_large_blocks
 from storage.s3.multiparts import Multiparts
 from storage.s3.objects import Objects
+from storage.s3.presigned import presign_object
 from storage.s3.readers import ObjectReader, open_object
 from storage.s3.records import MODIFIED, SIZE, StagedRecord, record_key
 from storage.s3.settings import S3Settings
@@ -28,7 +29,7 @@ class S3Driver:
     """
 
     def __init__(self, settings: S3Settings, *, clock: Callable[[], float] = time.time) -> None:
-        self.capabilities = Capabilities()
+        self.capabilities = Capabilities(presigned_urls=True)
         sending_max = max(1, settings.memory_bytes_max // settings.part_bytes // 2)
         self._threads = Threads(settings.threads_max, sending_max=sending_max)
         self._bucket = Bucket(settings, self._threads)
@@ -90,6 +91,10 @@ class S3Driver:
     async def open(self, key: str) -> ObjectReader:
         """Open a large object for reading. Raises NotFound."""
         return await open_object(self._objects, check_key(key))
+
+    async def presign(self, key: str, *, seconds: int) -> str | None:
+        """Make a URL by which whoever has it reads the object for so many seconds, or until the credentials end."""
+        return await presign_object(self._bucket, check_key(key), seconds=seconds)
 
     async def stage(self, key: str) -> None:
         """Begin an empty staged object. Raises AlreadyExists."""

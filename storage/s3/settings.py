@@ -18,12 +18,14 @@ class S3Settings:
 
     `prefix` is empty or ends in no slash. `storage_class` is for committed objects, `sse` for everything. Some
     stores refuse the checksums that boto3 adds to every call by default: `checksums="when_supported"` is for
-    AWS and those that do not.
+    AWS and those that do not. `redirect_endpoint` is where clients reach the store, if that is not where this
+    process does.
     """
 
     bucket: str
     prefix: str = ""
     endpoint: str | None = None
+    redirect_endpoint: str | None = None
     region: str | None = None
     path_style: bool | None = None
     profile: str | None = None
