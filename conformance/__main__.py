@@ -24,9 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.write and (len(variants), len(versions)) != (len(VARIANTS), len(EXPECTATIONS)):
         print("--write is for a whole run: leave --variant and --version out", file=sys.stderr)
         return 2
+    runs = [(variant, version) for variant in variants for version in versions if version in variant.versions]
+    if not runs:
+        print(f"{variants[0].name} is run with version {' and '.join(variants[0].versions)} only", file=sys.stderr)
+        return 2
     directory = Path(tempfile.mkdtemp(prefix="pierhead-conformance-"))
     try:
-        results = [_run(variant, version, directory) for variant in variants for version in versions]
+        results = [_run(variant, version, directory) for variant, version in runs]
     except NotInstalled as missing:
         print(missing, file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from registry.api.errors import render
 from registry.api.forwarding import client_address, forwarded_prefix
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
+from registry.api.redirects import Redirects
 from registry.api.requests import Request
 from registry.api.responses import Response
 from registry.api.routes import Router, Shape, Target, parse_path, routes
@@ -247,7 +248,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             Referrers(stores.referrers, manifest_store),
             Catalog(catalog_store),
         ),
-        BlobEndpoints(Blobs(blob_store, removals, References(manifest_store), delete=settings.delete), auditor),
+        BlobEndpoints(
+            Blobs(blob_store, removals, References(manifest_store), delete=settings.delete),
+            auditor,
+            _build_redirects(settings, driver),
+        ),
         UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
@@ -314,6 +319,13 @@ def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
     watched = {path: kind for path, kind in files.items() if path is not None}
     auditor = Auditor(trail, required=settings.audit.required)
     return AuditParts(trail, auditor, FileWatch(trail, driver, watched))
+
+
+def _build_redirects(settings: Settings, driver: Driver) -> Redirects | None:
+    s3 = settings.s3
+    if not s3.redirect or not driver.capabilities.presigned_urls:
+        return None
+    return Redirects(s3.redirect_networks, seconds=int(s3.redirect_seconds), is_trusted=settings.trusts)
 
 
 def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Auditor) -> Gate:

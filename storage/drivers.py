@@ -47,6 +47,7 @@ class Capabilities:
     """What a driver can do beyond the contract, as data: nobody asks for a driver's name."""
 
     presigned_urls: bool = False
+    """Whether `presign` may give URLs; without it, it never does."""
     object_bytes_max: int | None = None
     append_bytes_min: int = 0
     staged_in_place: bool = True
@@ -55,10 +56,14 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Size in bytes and time of the last write, in seconds since the epoch."""
+    """Size in bytes and time of the last write, in seconds since the epoch.
+
+    `at_key` is false while the bytes lie elsewhere in the store, from where only the driver reads them.
+    """
 
     size: int
     modified: float
+    at_key: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +254,14 @@ class Driver(Protocol):
 
     async def open(self, key: str) -> Reader:
         """Open a large object for reading. Raises NotFound."""
+        ...
+
+    async def presign(self, key: str, *, seconds: int) -> str | None:
+        """Make a URL by which whoever has it reads the object with GET, whole or a range, for so many seconds.
+
+        What is read by it comes as octets to be saved, whatever they are. None if there is no URL for this object:
+        then it is read through `open`. Whether there is such an object is not looked at.
+        """
         ...
 
     async def stage(self, key: str, *, record: str = "", text: bytes = b"") -> None:

@@ -22,8 +22,10 @@ EXPECTED = EXPECTATIONS["1.1"]
 VERDICT = "OCI Conformance Result: Pass\n"
 
 
-@pytest.mark.parametrize("version", EXPECTATIONS)
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+RUNS = [(variant, version) for variant in VARIANTS for version in variant.versions]
+
+
+@pytest.mark.parametrize(("variant", "version"), RUNS, ids=[f"{variant.name}-{version}" for variant, version in RUNS])
 def test_the_official_suite_passes_with_exactly_the_counts_of_a_registry_that_conforms(
     variant: Variant, version: str, tmp_path: Path
 ) -> None:
@@ -196,6 +198,11 @@ def test_the_table_is_written_between_its_marks_and_nothing_else_changes(tmp_pat
 def test_a_part_of_the_matrix_is_not_written_as_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--write", "--version", "1.1"]) == 2
     assert "whole run" in capsys.readouterr().err
+
+
+def test_a_variant_is_not_run_with_a_version_that_it_can_not_conform_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--variant", "s3-2-workers-redirects", "--version", "dev"]) == 2
+    assert capsys.readouterr().err == "s3-2-workers-redirects is run with version 1.1 only\n"
 
 
 def test_the_command_explains_itself() -> None:

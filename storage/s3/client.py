@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import boto3
@@ -102,6 +103,7 @@ class Bucket:
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
         self._client: Client | None = None
         self._patient: Client | None = None
+        self._signing: Client | None = None
         self._sleep = sleep
         self._jitter = jitter
 
@@ -111,7 +113,7 @@ class Bucket:
 
     def close(self) -> None:
         """Close all connections."""
-        for client in (self._client, self._patient):
+        for client in (self._client, self._patient, self._signing):
             if client is not None:
                 client.close()
 
@@ -143,6 +145,11 @@ class Bucket:
                 raise unavailable(outcome, key, attempts=attempts)
             await self.pause(attempt, outcome.retry_after)
         raise AssertionError("there is at least one attempt")
+
+    async def sign(self, operation: str, key: str, /, *, seconds: int, **parameters: object) -> str:
+        """Make a URL for one call about an object, at the endpoint of clients. Raises StorageRefused."""
+        # In a thread: credentials that are about to end are renewed first, by a call to whoever gives them.
+        return await self.threads.run(self._sign, operation, {"Key": self.full(key), **parameters}, seconds)
 
     async def pause(self, attempt: int, retry_after: float = 0.0) -> None:
         """Wait before the next attempt: longer each time, and differently for each caller."""
@@ -185,6 +192,11 @@ class Bucket:
             session = make_session(settings)
             self._client = make_client(session, settings, read_timeout_seconds=settings.read_timeout_seconds)
             self._patient = make_client(session, settings, read_timeout_seconds=settings.copy_timeout_seconds)
+            self._signing = self._client
+            if settings.redirect_endpoint is not None:
+                # The name of the host is signed, so another one can't be put in afterwards.
+                outside = replace(settings, endpoint=settings.redirect_endpoint)
+                self._signing = make_client(session, outside, read_timeout_seconds=settings.read_timeout_seconds)
         except Exception as error:
             if (explained := unusable(error)) or isinstance(error, ValueError):
                 raise explained or StorageRefused(
@@ -204,6 +216,18 @@ class Bucket:
                 raise explained from error
             raise
         return response
+
+    def _sign(self, operation: str, parameters: Mapping[str, object], seconds: int) -> str:
+        assert self._signing is not None, "the driver was not started"
+        try:
+            url = self._signing.generate_presigned_url(
+                operation, Params={"Bucket": self.settings.bucket, **parameters}, ExpiresIn=seconds
+            )
+        except Exception as error:
+            if explained := unusable(error):
+                raise explained from error
+            raise
+        return str(url)
 
 
 def etag_of(response: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from storage.s3.memory import MemoryBudget, return_large_blocks
 from storage.s3.multiparts import Multiparts
 from storage.s3.objects import Objects
 from storage.s3.pointers import Mover, Pointer, Pointers, may_point
+from storage.s3.presigned import presign_object
 from storage.s3.readers import SegmentsReader, open_object
 from storage.s3.records import MODIFIED, SIZE, StagedRecord, check_text, where
 from storage.s3.settings import S3Settings
@@ -31,7 +32,7 @@ class S3Driver:
     """
 
     def __init__(self, settings: S3Settings, *, clock: Callable[[], float] = time.time) -> None:
-        self.capabilities = Capabilities(staged_in_place=False)
+        self.capabilities = Capabilities(presigned_urls=True, staged_in_place=False)
         sending_max = max(1, settings.memory_bytes_max // settings.part_bytes // 2)
         self._threads = Threads(settings.threads_max, sending_max=sending_max)
         self._bucket = Bucket(settings, self._threads)
@@ -108,7 +109,7 @@ class S3Driver:
         pointer = await self._pointer(key)
         if pointer is None:
             return await self._objects.stat(key)  # it may have been moved between the two looks
-        return Stat(pointer.size, pointer.modified)
+        return Stat(pointer.size, pointer.modified, at_key=False)
 
     async def open(self, key: str) -> Reader:
         """Open a large object for reading. Raises NotFound."""
@@ -121,6 +122,10 @@ class S3Driver:
         if pointer is None:
             return await open_object(self._objects, key)  # it may have been moved between the two looks
         return SegmentsReader(self._objects, key, pointer.segments, pointer.modified)
+
+    async def presign(self, key: str, *, seconds: int) -> str | None:
+        """Make a URL by which whoever has it reads the object for so many seconds, or until the credentials end."""
+        return await presign_object(self._bucket, check_key(key), seconds=seconds)
 
     async def stage(self, key: str, *, record: str = "", text: bytes = b"") -> None:
         """Begin an empty staged object, and its record. Raises AlreadyExists."""

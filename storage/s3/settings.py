@@ -19,12 +19,14 @@ class S3Settings:
     `prefix` is empty or ends in no slash. `storage_class` is for committed objects, `sse` for everything. Some
     stores refuse the checksums that boto3 adds to every call by default: `checksums="when_supported"` is for
     AWS and those that do not. `commit` is how an upload of more than one part becomes a blob: at once, through a
-    pointer to where its parts are, or by a copy.
+    pointer to where its parts are, or by a copy. `redirect_endpoint` is where clients reach the store, if that is
+    not where this process does.
     """
 
     bucket: str
     prefix: str = ""
     endpoint: str | None = None
+    redirect_endpoint: str | None = None
     region: str | None = None
     path_style: bool | None = None
     profile: str | None = None

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from storage import keys
+from storage.blobs import BlobStore
 from storage.digest import Digest
 from storage.s3 import S3Driver
 from storage.s3.settings import MIB
@@ -139,3 +140,17 @@ async def test_a_staged_object_is_looked_at_and_dropped_with_few_calls(
     await call(driver)
 
     assert proxy.taken() == expected
+
+
+async def test_a_blob_is_located_without_reading_it(driver: S3Driver, proxy: Proxy) -> None:
+    store, body = BlobStore(driver), b"the bytes of a blob"
+    digest = Digest.of(body)
+    await driver.put(keys.blob(digest), body)
+    await store.link("team/app", digest, canonical=digest)
+    proxy.taken()
+
+    found, url = await store.locate("team/app", digest, seconds=60)
+
+    assert (found.size, url is None) == (len(body), False)
+    # What is got is the link, and whether the bytes are remembered as damaged.
+    assert proxy.taken() == {"HeadObject": 1, "GetObject": 2}

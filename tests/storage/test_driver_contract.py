@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from storage.drivers import PIECE_BYTES, Driver, Page
@@ -322,6 +323,7 @@ class TestSmallObjects:
             lambda: driver.delete_version(key, version="v"),
             lambda: driver.stat(key),
             lambda: driver.open(key),
+            lambda: driver.presign(key, seconds=60),
             lambda: driver.stage(key),
             lambda: driver.stat_staged(key),
             lambda: driver.open_staged(key),
@@ -827,8 +829,18 @@ class TestStagedObjects:
 
 class TestCapabilities:
     async def test_they_are_told_as_data(self, driver: Driver) -> None:
-        assert driver.capabilities.presigned_urls is False
+        assert driver.capabilities.presigned_urls is isinstance(driver, S3Driver)
         assert driver.capabilities.object_bytes_max is None
+
+    async def test_a_url_reads_the_object_and_only_who_is_capable_of_it_gives_one(self, driver: Driver) -> None:
+        await stage_and_commit(driver, "a/b c/k", b"some bytes")
+
+        url = await driver.presign("a/b c/k", seconds=60)
+
+        assert (url is not None) == driver.capabilities.presigned_urls
+        if url is not None:
+            assert httpx.get(url).content == b"some bytes"
+            assert httpx.get(url, headers={"range": "bytes=5-8"}).content == b"byte"
 
     async def test_start_may_be_repeated_on_a_store_in_use(self, open_store: OpenStore) -> None:
         first = await open_store()
