@@ -5,13 +5,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import pytest
 
 from tests.running import Server, start
 from tests.s3.weed import Store, find_weed, how_to_get_weed, serving_weed
-from tests.tools import find_tool, how_to_get
+from tests.tools import NotInstalled, require
 
 Mount = Callable[..., Path]
 
@@ -41,11 +41,10 @@ def require_tool() -> Callable[[str], str]:
 
 def tool_or_skip(name: str) -> str:
     """Return the path of a program. Without it the test is skipped, and under CI it fails: see how_to_get."""
-    if path := find_tool(name):
-        return path
-    if os.environ.get("CI") == "true":
-        pytest.fail(how_to_get(name), pytrace=False)
-    pytest.skip(how_to_get(name))
+    try:
+        return require(name)
+    except NotInstalled as missing:
+        refuse(str(missing))
 
 
 @pytest.fixture
@@ -119,7 +118,7 @@ def as_root() -> None:
         refuse("another user's files need another user: run as root")
 
 
-def refuse(reason: str) -> None:
+def refuse(reason: str) -> NoReturn:
     """Skip the test; under CI, where everything it needs is there, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
@@ -132,6 +131,5 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     program = find_weed()
     if program is None:
         refuse(how_to_get_weed())
-        raise AssertionError("refused")
     with serving_weed(program, tmp_path_factory.mktemp("weed")) as store:
         yield store
