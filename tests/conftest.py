@@ -9,6 +9,7 @@ from typing import NoReturn, Protocol
 
 import pytest
 
+from tests.clients.daemon import Docker, docker_daemon
 from tests.running import Server, start
 from tests.s3.weed import Store, find_weed, how_to_get_weed, serving_weed
 from tests.tools import NotInstalled, require
@@ -133,3 +134,15 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         refuse(how_to_get_weed())
     with serving_weed(program, tmp_path_factory.mktemp("weed")) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Docker]:
+    """Return a docker client with a real daemon behind it; both end with the session."""
+    if os.geteuid() != 0:
+        refuse("dockerd runs as root")
+    client, daemon = tool_or_skip("docker"), tool_or_skip("dockerd")
+    tool_or_skip("containerd")
+    # Not below pytest's own directory: the path of a unix socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ph-docker-") as place, docker_daemon(client, daemon, Path(place)) as up:
+        yield up

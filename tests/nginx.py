@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.running import eventually, free_port
+from tests.running import ROOT, eventually, free_port
 
 PROGRAM = "nginx"
 STARTS_MAX = 5
@@ -32,7 +32,8 @@ http {{
     fastcgi_temp_path "{directory}/fastcgi";
     scgi_temp_path "{directory}/scgi";
     uwsgi_temp_path "{directory}/uwsgi";
-    log_format passed "$upstream_addr $request_method $request_uri $status $sent_http_location";
+    log_format passed
+        "$upstream_addr $request_method $request_uri $status $sent_http_location $upstream_bytes_sent";
     access_log "{directory}/access.log" passed;
     {servers}
 }}
@@ -58,19 +59,21 @@ ALTERNATING = """\
     }}
 """
 
-PASSED = re.compile(r"(\S+) ([A-Z]+) (\S+) (\d{3}) (\S+)")
+EXAMPLE = ROOT / "deploy" / "nginx.conf"
+PASSED = re.compile(r"(\S+) ([A-Z]+) (\S+) (\d{3}) (\S+) (\d+)")
 UPLOAD = re.compile(r"/blobs/uploads/([A-Za-z0-9_-]+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A request that was passed on: to which replica (host:port), and what it answered."""
+    """A request that was passed on: to which replica (host:port), how many bytes of it, and what came back."""
 
     replica: str
     method: str
     target: str
     status: int
     location: str
+    sent_bytes: int
 
     @property
     def upload(self) -> str | None:
@@ -93,12 +96,13 @@ class Nginx:
         return f"http://{self.address}"
 
     def passed(self) -> list[Passed]:
-        """Return what was passed on so far, in the order in which it was done. Only if it alternates."""
-        # A request is noted after its answer has left: with one process, before the next one is looked at.
+        """Return what was passed on so far, in the order in which it was done; only of an nginx that alternates."""
+        # A request is noted after its answer has left: with one process, before the next one is looked at. A body
+        # that nobody took is waited for first.
         urllib.request.urlopen(self.url + ALIVE, timeout=10).close()
         lines = (self.directory / "access.log").read_text().splitlines()
         found = [PASSED.fullmatch(line) for line in lines]
-        return [Passed(one[1], one[2], one[3], int(one[4]), one[5]) for one in found if one]
+        return [Passed(one[1], one[2], one[3], int(one[4]), one[5], int(one[6])) for one in found if one]
 
     def stop(self) -> None:
         """End it at once."""
@@ -111,6 +115,26 @@ def alternating(program: str, replicas: Sequence[str], directory: Path) -> Itera
     """Pass each request to the next of `replicas` (host:port), dead or alive, for the length of a `with` block."""
     lines = " ".join(f"server {replica} max_fails=0;" for replica in replicas)
     with running(program, lambda port: ALTERNATING.format(replicas=lines, port=port, alive=ALIVE), directory) as nginx:
+        yield nginx
+
+
+@contextlib.contextmanager
+def example(
+    program: str, replicas: Sequence[str], directory: Path, *, certificate: Path | None = None, key: Path | None = None
+) -> Iterator[Nginx]:
+    """Run the example of deploy/, changed only in its addresses and files; without a certificate it is plain HTTP."""
+    text = EXAMPLE.read_text()
+    for old, new in (
+        ("server 127.0.0.1:5000;", " ".join(f"server {replica};" for replica in replicas)),
+        ("/etc/nginx/registry.example.org.pem", str(certificate)),
+        ("/etc/nginx/registry.example.org.key", str(key)),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    if certificate is None:
+        text = re.sub(r"^ *ssl_certificate.*$", "", text, flags=re.MULTILINE).replace("443 ssl", "443")
+    assert "listen 443" in text
+    with running(program, lambda port: text.replace("listen 443", f"listen 127.0.0.1:{port}"), directory) as nginx:
         yield nginx
 
 

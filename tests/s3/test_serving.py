@@ -1,10 +1,6 @@
 """Several servers over one bucket: a push moves between them, survives the death of one, and both serve the same."""
 
 import os
-import secrets
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,59 +12,13 @@ from tests.distribution import V3, serving_distribution
 from tests.races.linearizability import is_linearizable
 from tests.races.tag_histories import record
 from tests.registry.images import CONFIG, encode, image
-from tests.running import ROOT, Server, start
+from tests.running import start
+from tests.s3.replicas import Replicas
 from tests.s3.weed import BUCKET, Store
 
 LARGE = 20 << 20
 REPOSITORY = "team/app"
 KIND = {"content-type": str(image()["mediaType"])}
-
-
-class Replicas:
-    """Servers with nothing in common but the bucket."""
-
-    def __init__(self, weed: Store, directory: Path) -> None:
-        self.weed = weed
-        self.directory = directory
-        self.place = f"s3://{BUCKET}/serving/{secrets.token_hex(8)}"
-        self.servers: list[Server] = []
-        self.clients: list[httpx.Client] = []
-
-    def add(self) -> httpx.Client:
-        """Start one more, and return a client of it."""
-        number = len(self.servers)
-        server = start(
-            self.directory / f"unused{number}",
-            log=self.directory / f"log{number}",
-            workers=2,
-            arguments=["--data", self.place],
-            environment=self.weed.environment(),
-        )
-        self.servers.append(server)
-        self.clients.append(httpx.Client(base_url=server.url, timeout=60))
-        return self.clients[-1]
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on the bucket."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIERHEAD_")}
-        command = [sys.executable, "-m", "registry", *arguments, "--data", self.place]
-        environment = {**inherited, **self.weed.environment()}
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        for server in self.servers:
-            server.stop()
-
-
-@pytest.fixture
-def replicas(weed: Store, tmp_path: Path) -> Iterator[Replicas]:
-    made = Replicas(weed, tmp_path)
-    yield made
-    made.close()
 
 
 def push_blob(clients: list[httpx.Client], body: bytes, *, chunk: int = 3 << 20) -> Digest:
