@@ -10,8 +10,9 @@ from pathlib import Path
 from conformance.expectations import EXPECTATIONS
 from conformance.report import Result, table, write
 from conformance.results import differences
-from conformance.suite import NotInstalled, pinned_version, run_suite
+from conformance.suite import pinned_version, run_suite
 from conformance.variants import VARIANTS, Variant
+from tests.tools import NotInstalled
 
 FAILURES_SHOWN_MAX = 20
 
@@ -69,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(variant: Variant, version: str, directory: Path) -> Result:
     place = directory / f"{variant.name}-{version}"
-    with variant.serving(place) as server:
-        run = run_suite(server.address, version, place / "results", environment=variant.login)
+    with variant.serving(place) as address:
+        run = run_suite(address, version, place / "results", environment=variant.login)
     shutil.rmtree(place / "data")
     return Result(variant.name, version, run, differences(run, EXPECTATIONS[version]))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.nginx import Nginx, alternating
 from tests.running import ROOT, Server, start
 from tests.s3.weed import BUCKET, Store
 
@@ -37,6 +38,15 @@ class Replicas:
         self._opened.callback(server.stop)
         self.servers.append(server)
         return self.client(server.url)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where they listen, `host:port` each."""
+        return [server.address for server in self.servers]
+
+    def behind_nginx(self, program: str) -> Nginx:
+        """Start an nginx that gives each request to the next of those that were added, dead or alive."""
+        return self._opened.enter_context(alternating(program, self.addresses, self.directory / "nginx"))
 
     def client(self, url: str) -> httpx.Client:
         """Return a client of what serves at `url`."""

@@ -2,30 +2,22 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pytest
 
 from storage import keys
 from storage.digest import Digest
 from storage.s3 import S3Driver
 from tests.conftest import tool_or_skip
 from tests.distribution import V3, serving_distribution
-from tests.s3.test_serving import REPOSITORY, Replicas, push_blob, push_image
+from tests.s3.replicas import Replicas
+from tests.s3.test_serving import REPOSITORY, push_blob, push_image
 from tests.s3.weed import Store
 from tests.stores import read_large
 
 LAYER = os.urandom(12 << 20)
 BLOB = keys.blob(Digest.of(LAYER))
-
-
-@pytest.fixture
-def replicas(weed: Store, tmp_path: Path) -> Iterator[Replicas]:
-    made = Replicas(weed, tmp_path)
-    yield made
-    made.close()
 
 
 def prefix_of(replicas: Replicas) -> str:
@@ -92,8 +84,6 @@ async def test_compact_moves_what_a_killed_server_has_left_and_distribution_serv
     assert mounted.status_code == 201
     await leave_at_its_parts(weed, prefix_of(replicas), LAYER[1:])
     replicas.close()
-    replicas.servers.clear()
-    replicas.clients.clear()
 
     outcome = replicas.run("storage", "compact", "--json")
 

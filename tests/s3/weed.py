@@ -22,6 +22,7 @@ import boto3
 from botocore.config import Config
 
 from storage.s3 import S3Settings
+from tests.tools import NotInstalled
 
 PROGRAM = "weed"
 ACCESS_KEY, SECRET_KEY = "pierhead", "only-for-tests"
@@ -96,10 +97,10 @@ def how_to_get_weed() -> str:
 
 
 def require_weed() -> str:
-    """Return the path of the program. Raises RuntimeError saying how to come by it."""
+    """Return the path of the program. Raises NotInstalled."""
     program = find_weed()
     if program is None:
-        raise RuntimeError(how_to_get_weed())
+        raise NotInstalled(how_to_get_weed())
     return program
 
 
