@@ -2,18 +2,22 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import boto3
 from botocore.config import Config
 
-from storage.errors import StorageRefused
+from storage.errors import StorageUnavailable
+from storage.s3.connections import require_whole_answers
 from storage.s3.failures import Answer, Refusal, answer_of, refused, unavailable, unusable
 from storage.s3.settings import S3Settings
 from storage.s3.threads import Threads
 
 BACKOFF_SECONDS = 0.1
+RENEW_SECONDS = 10.0
+"""How often credentials are read again, at most, while the store refuses them."""
 
 Response = dict[str, Any]
 
@@ -96,17 +100,21 @@ class Bucket:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.threads = threads
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
         self._client: Client | None = None
         self._patient: Client | None = None
+        self._connected = 0.0
+        self._connecting = asyncio.Lock()
         self._sleep = sleep
         self._jitter = jitter
+        self._monotonic = monotonic
 
     async def connect(self) -> None:
-        """Make the clients. Raises StorageRefused."""
+        """Make the clients. Raises StorageUnavailable."""
         await self.threads.run(self._connect)
 
     def close(self) -> None:
@@ -133,9 +141,14 @@ class Bucket:
         unsure = False
         attempts = self.settings.attempts_max
         for attempt in range(1, attempts + 1):
+            began = self._monotonic()
             outcome = await self.threads.run(self._call, operation, parameters)
             if not isinstance(outcome, Answer):
                 return outcome
+            if outcome.is_denied and attempt < attempts and await self._renew(began):
+                continue
+            if outcome.unusable is not None:
+                raise outcome.unusable
             if not outcome.may_pass:
                 raise Refusal(outcome.code, outcome.status, unsure=unsure)
             unsure = unsure or outcome.may_have_worked
@@ -143,6 +156,21 @@ class Bucket:
                 raise unavailable(outcome, key, attempts=attempts)
             await self.pause(attempt, outcome.retry_after)
         raise AssertionError("there is at least one attempt")
+
+    async def _renew(self, began: float) -> bool:
+        """Make new clients, which read the credentials again: they may lie in a file that somebody has renewed.
+
+        boto3 itself looks again only where it was told when they expire. False if that was done a moment ago, but
+        before the call that has failed began.
+        """
+        if self.settings.access_key is not None:
+            return False
+        async with self._connecting:
+            if self._connected < began:
+                if self._monotonic() - self._connected < RENEW_SECONDS:
+                    return False
+                await self.threads.run(self._connect)
+            return True
 
     async def pause(self, attempt: int, retry_after: float = 0.0) -> None:
         """Wait before the next attempt: longer each time, and differently for each caller."""
@@ -181,13 +209,15 @@ class Bucket:
 
     def _connect(self) -> None:
         settings = self.settings
+        require_whole_answers()
+        self._connected = self._monotonic()
         try:
             session = make_session(settings)
             self._client = make_client(session, settings, read_timeout_seconds=settings.read_timeout_seconds)
             self._patient = make_client(session, settings, read_timeout_seconds=settings.copy_timeout_seconds)
         except Exception as error:
             if (explained := unusable(error)) or isinstance(error, ValueError):
-                raise explained or StorageRefused(
+                raise explained or StorageUnavailable(
                     f"no endpoint that can be called ({error}): give http://host:port"
                 ) from error
             raise
@@ -201,7 +231,7 @@ class Bucket:
             if (answer := answer_of(error)) is not None:
                 return answer
             if explained := unusable(error):
-                raise explained from error
+                return Answer(unusable=explained)
             raise
         return response
 
