@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from storage.errors import StorageError
+from storage.errors import StorageError, StorageUnavailable
 from storage.leases import LeaseStore
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,8 @@ class Janitor:
 async def _sweep(what: str, sweep: Callable[[], Awaitable[int]]) -> None:
     try:
         dropped = await sweep()
+    except StorageUnavailable as error:
+        log.error("a sweep failed", of=what, reason=str(error), remedy="none needed: the next one does it")
     except Exception:  # a job that ends at its first error would never run again
         log.exception("a sweep failed", of=what)
     else:

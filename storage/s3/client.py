@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -9,12 +10,15 @@ from typing import Any, Protocol
 import boto3
 from botocore.config import Config
 
-from storage.errors import StorageRefused
+from storage.errors import StorageUnavailable
+from storage.s3.connections import require_whole_answers
 from storage.s3.failures import Answer, Refusal, answer_of, refused, unavailable, unusable
 from storage.s3.settings import S3Settings
 from storage.s3.threads import Threads
 
 BACKOFF_SECONDS = 0.1
+RENEW_SECONDS = 10.0
+"""How often credentials are read again, at most, while the store refuses them."""
 
 Response = dict[str, Any]
 
@@ -97,6 +101,7 @@ class Bucket:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.threads = threads
@@ -104,11 +109,14 @@ class Bucket:
         self._client: Client | None = None
         self._patient: Client | None = None
         self._signing: Client | None = None
+        self._connected = 0.0
+        self._connecting = asyncio.Lock()
         self._sleep = sleep
         self._jitter = jitter
+        self._monotonic = monotonic
 
     async def connect(self) -> None:
-        """Make the clients. Raises StorageRefused."""
+        """Make the clients. Raises StorageUnavailable."""
         await self.threads.run(self._connect)
 
     def close(self) -> None:
@@ -135,9 +143,14 @@ class Bucket:
         unsure = False
         attempts = self.settings.attempts_max
         for attempt in range(1, attempts + 1):
+            began = self._monotonic()
             outcome = await self.threads.run(self._call, operation, parameters)
             if not isinstance(outcome, Answer):
                 return outcome
+            if outcome.is_denied and attempt < attempts and await self._renew(began):
+                continue
+            if outcome.unusable is not None:
+                raise outcome.unusable
             if not outcome.may_pass:
                 raise Refusal(outcome.code, outcome.status, unsure=unsure)
             unsure = unsure or outcome.may_have_worked
@@ -150,6 +163,21 @@ class Bucket:
         """Make a URL for one call about an object, at the endpoint of clients. Raises StorageRefused."""
         # In a thread: credentials that are about to end are renewed first, by a call to whoever gives them.
         return await self.threads.run(self._sign, operation, {"Key": self.full(key), **parameters}, seconds)
+
+    async def _renew(self, began: float) -> bool:
+        """Make new clients, which read the credentials again: they may lie in a file that somebody has renewed.
+
+        boto3 itself looks again only where it was told when they expire. False if that was done a moment ago, but
+        before the call that has failed began.
+        """
+        if self.settings.access_key is not None:
+            return False
+        async with self._connecting:
+            if self._connected < began:
+                if self._monotonic() - self._connected < RENEW_SECONDS:
+                    return False
+                await self.threads.run(self._connect)
+            return True
 
     async def pause(self, attempt: int, retry_after: float = 0.0) -> None:
         """Wait before the next attempt: longer each time, and differently for each caller."""
@@ -188,6 +216,8 @@ class Bucket:
 
     def _connect(self) -> None:
         settings = self.settings
+        require_whole_answers()
+        self._connected = self._monotonic()
         try:
             session = make_session(settings)
             self._client = make_client(session, settings, read_timeout_seconds=settings.read_timeout_seconds)
@@ -199,7 +229,7 @@ class Bucket:
                 self._signing = make_client(session, outside, read_timeout_seconds=settings.read_timeout_seconds)
         except Exception as error:
             if (explained := unusable(error)) or isinstance(error, ValueError):
-                raise explained or StorageRefused(
+                raise explained or StorageUnavailable(
                     f"no endpoint that can be called ({error}): give http://host:port"
                 ) from error
             raise
@@ -213,7 +243,7 @@ class Bucket:
             if (answer := answer_of(error)) is not None:
                 return answer
             if explained := unusable(error):
-                raise explained from error
+                return Answer(unusable=explained)
             raise
         return response
 

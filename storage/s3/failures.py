@@ -49,6 +49,12 @@ _REFUSED = {
     "InvalidStorageClass": "the store has no such storage class: correct or remove it",
     "NotImplemented": "the store does not implement it: use another store, or remove the setting that asks for it",
 }
+_DENIED = frozenset(
+    {
+        "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken",
+        "InvalidAccessKeyId", "SignatureDoesNotMatch",
+    }
+)  # fmt: skip
 _FULL = frozenset({"QuotaExceeded", "InsufficientCapacity", "InsufficientStorage", "XMinioStorageFull"})
 
 
@@ -82,17 +88,24 @@ class Refusal(Exception):  # it is an answer
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an exception of botocore says: a code and a status, or how the call broke off."""
+    """What an exception of botocore says: a code and a status, how the call broke off, or why it could not be made."""
 
     code: str = ""
     status: int = 0
     broken: str = ""
     retry_after: float = 0.0
+    unusable: StorageUnavailable | None = None
 
     @property
     def may_pass(self) -> bool:
         """Tell whether the same call may succeed a little later."""
         return bool(self.broken) or self.code in RETRIED_CODES or self.status in RETRIED_STATUSES
+
+    @property
+    def is_denied(self) -> bool:
+        """Tell whether other credentials might help. The answer to a HEAD has no code but its status."""
+        no_code = self.code == str(self.status) and self.status in {400, 401, 403}
+        return self.unusable is not None or self.code in _DENIED or no_code
 
     @property
     def may_have_worked(self) -> bool:
@@ -118,7 +131,7 @@ def unavailable(answer: Answer, key: str, *, attempts: int) -> StorageUnavailabl
     if answer.broken:
         text = f"the bucket can't be reached ({answer.broken}): check endpoint, network and store"
     elif answer.code == "RequestTimeTooSkewed":
-        return StorageRefused(_REFUSED[answer.code], key=key)
+        text = _REFUSED[answer.code]
     elif answer.code in {"SlowDown", "Throttling", "TooManyRequests"} or answer.status in {429, 503}:
         text = "the bucket asks to be called less often: raise its limits, or add prefixes"
     else:
@@ -127,7 +140,11 @@ def unavailable(answer: Answer, key: str, *, attempts: int) -> StorageUnavailabl
 
 
 def refused(refusal: Refusal, key: str) -> StorageError:
-    """What an answer means that the caller did not expect."""
+    """What an answer means that the caller did not expect.
+
+    That the credentials are refused says nothing of the object: whoever took it for unreadable, as with a file of
+    another owner, would tell clients that what they have pushed is not there.
+    """
     if refusal.is_absent:
         return NotFound("no such object", key=key)
     if refusal.status == 400 and is_too_long(key):
@@ -135,24 +152,24 @@ def refused(refusal: Refusal, key: str) -> StorageError:
     if refusal.code in _FULL or refusal.status == 507:
         return StorageFull("no space or no quota left in the bucket: free some, or raise it", key=key)
     if text := _REFUSED.get(refusal.code):
-        return StorageRefused(text, key=key)
+        return StorageUnavailable(text, key=key)
     if refusal.status in {401, 403}:
-        return StorageRefused("the credentials do not allow it: check them and the bucket's policy", key=key)
+        return StorageUnavailable("the credentials do not allow it: check them and the bucket's policy", key=key)
     if refusal.status in {301, 307, 308}:
-        return StorageRefused("the bucket is in another region: set the region", key=key)
+        return StorageUnavailable("the bucket is in another region: set the region", key=key)
     return StorageUnavailable(f"the bucket refuses the call with {refusal}: check the store", key=key)
 
 
-def unusable(error: Exception) -> StorageRefused | None:
+def unusable(error: Exception) -> StorageUnavailable | None:
     """What it means that a call could not even be made; None if the error is not botocore's."""
     if not isinstance(error, botocore_errors.BotoCoreError):
         return None
     kind = type(error).__name__
     if "Credential" in kind or "Token" in kind or "Profile" in kind or "SSO" in kind:
-        return StorageRefused(f"no usable credentials ({kind}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return StorageUnavailable(f"no usable credentials ({kind}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if "Region" in kind:
-        return StorageRefused(f"no usable region ({kind}): set AWS_REGION")
-    return StorageRefused(f"the call can't be made ({kind}): check the configuration of the bucket")
+        return StorageUnavailable(f"no usable region ({kind}): set AWS_REGION")
+    return StorageUnavailable(f"the call can't be made ({kind}): check the configuration of the bucket")
 
 
 def is_too_long(key: str) -> bool:

@@ -1,7 +1,7 @@
 """What one client was told to be so in its own repositories, and whether it is."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from storage.digest import Digest
@@ -25,7 +25,8 @@ class Manifest:
 class Repository:
     """What was acknowledged; None where that was a deletion. Keys are digests as text, or tags.
 
-    `sizes` has the length of every blob that was ever pushed.
+    `sizes` has the length of every blob that was ever pushed. What was asked for and not acknowledged is *unsure*,
+    until `settle`: it may be so, or not.
     """
 
     name: str
@@ -33,6 +34,9 @@ class Repository:
     sizes: dict[str, int] = field(default_factory=dict)
     manifests: dict[str, Manifest | None] = field(default_factory=dict)
     tags: dict[str, str | None] = field(default_factory=dict)
+    unsure_blobs: set[str] = field(default_factory=set)
+    unsure_manifests: dict[str, Manifest] = field(default_factory=dict)
+    unsure_tags: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def held_blobs(self) -> list[str]:
@@ -53,6 +57,37 @@ class Repository:
         """Whether a manifest refers to that blob or manifest."""
         return any(digest in manifest.references for manifest in self.held_manifests.values())
 
+    def begin_blob(self, digest: str, size: int) -> None:
+        """A blob is on its way: nobody may see it yet, unless it was there before."""
+        self.sizes[digest] = size
+        self.blobs.setdefault(digest, False)
+
+    def ask_for_blob(self, digest: str) -> None:
+        """The request that ends an upload is sent."""
+        if not self.blobs[digest]:
+            self.unsure_blobs.add(digest)
+
+    def keep_blob(self, digest: str) -> None:
+        """It was acknowledged."""
+        self.blobs[digest] = True
+        self.unsure_blobs.discard(digest)
+
+    def ask_for_manifest(self, digest: str, manifest: Manifest, tags: Sequence[str] = ()) -> None:
+        """A manifest is sent."""
+        if self.manifests.setdefault(digest, None) is None:
+            self.unsure_manifests[digest] = manifest
+        for tag in tags:
+            self.tags.setdefault(tag, None)
+            self.unsure_tags.setdefault(tag, set()).add(digest)
+
+    def keep_manifest(self, digest: str, manifest: Manifest, tags: Sequence[str] = ()) -> None:
+        """It was acknowledged."""
+        self.manifests[digest] = manifest
+        self.unsure_manifests.pop(digest, None)
+        for tag in tags:
+            self.tags[tag] = digest
+            self.unsure_tags.pop(tag, None)
+
     def drop_manifest(self, digest: str) -> None:
         """A manifest was deleted, and with it the tags that pointed at it."""
         self.manifests[digest] = None
@@ -66,6 +101,23 @@ class Repository:
             for digest, manifest in self.held_manifests.items()
             if manifest.subject == subject and artifact_type in (None, manifest.artifact_type)
         }
+
+
+def settle(caller: Caller, repository: Repository) -> None:
+    """Look what has become of what is unsure; then the ledger says what `check` has to find. Raises AssertionError."""
+    path = f"/v2/{repository.name}"
+    for digest in repository.unsure_blobs:
+        repository.blobs[digest] = caller.send("HEAD", f"{path}/blobs/{digest}", expected=[200, 404]).status == 200
+    for digest, manifest in repository.unsure_manifests.items():
+        found = caller.send("HEAD", f"{path}/manifests/{digest}", expected=[200, 404])
+        repository.manifests[digest] = manifest if found.status == 200 else None
+    for tag, digests in repository.unsure_tags.items():
+        found = caller.send("HEAD", f"{path}/manifests/{tag}", expected=[200, 404])
+        pointed = found.headers["docker-content-digest"] if found.status == 200 else None
+        known = {*digests, repository.tags[tag]}
+        assert pointed in known, f"{path}/manifests/{tag}: {pointed} and none of {known}"
+        repository.tags[tag] = pointed
+    repository.unsure_blobs, repository.unsure_manifests, repository.unsure_tags = set(), {}, {}
 
 
 def check(caller: Caller, repository: Repository) -> None:

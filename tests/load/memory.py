@@ -14,6 +14,7 @@ from tests.running import Server
 SAMPLE_SECONDS = 0.1
 
 _FIELD = re.compile(r"^(Rss|Pss): +(\d+) kB$", re.MULTILINE)
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +65,13 @@ class Highest:
             self.memory = Memory(
                 max(self.memory.resident, now.resident), max(self.memory.proportional, now.proportional)
             )
+
+
+def peaks_of(server: Server) -> dict[int, int]:
+    """The most that each process of the server's group has ever held resident, in bytes, by its id (proc(5): VmHWM)."""
+    peaks: dict[int, int] = {}
+    for pid in processes_of(server):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if found := _PEAK.search(Path(f"/proc/{pid}/status").read_text()):
+                peaks[pid] = int(found[1]) << 10
+    return peaks

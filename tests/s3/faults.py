@@ -22,6 +22,20 @@ class Fault(Enum):
     DONE_ERROR = "500 InternalError, done"
     SLOW_DOWN = "503 SlowDown, not done"
     CUT = "done, and the answer breaks off in its middle"
+    CUT_HEAD = "done, and the answer breaks off in its head"
+    DELAY = "the store hears of it after a moment"
+    LATE = "the store hears of it once the driver has stopped waiting"
+    SHORT = "the store hears of it, but the connection breaks in the middle of the body"
+    EXPIRED = "400 ExpiredToken, not done"
+
+
+DELAY_SECONDS = 0.2
+_REFUSALS = {
+    Fault.ERROR: ("500 Error", "InternalError"),
+    Fault.DONE_ERROR: ("500 Error", "InternalError"),
+    Fault.SLOW_DOWN: ("503 Slow Down", "SlowDown"),
+    Fault.EXPIRED: ("400 Bad Request", "ExpiredToken"),
+}
 
 
 Plan = Callable[[str, int], Fault | None]
@@ -40,11 +54,16 @@ def first(kind: str, fault: Fault, *, count: int = 1) -> Plan:
 
 @dataclass
 class Proxy:
-    """A running proxy: `endpoint` instead of the store's, `counts` of what came by, `plan` of what fails."""
+    """A running proxy: `endpoint` instead of the store's, `counts` of what came by, `plan` of what fails.
+
+    `late_seconds` is longer than the driver waits for an answer.
+    """
 
     endpoint: str
     counts: Counter[str] = field(default_factory=Counter)
     plan: Plan | None = None
+    faults: Counter[tuple[str, Fault]] = field(default_factory=Counter)
+    late_seconds: float = 2.0
 
     def taken(self) -> dict[str, int]:
         """Return the counts since the last time."""
@@ -55,7 +74,7 @@ class Proxy:
 @contextlib.asynccontextmanager
 async def proxying(target: str) -> AsyncIterator[Proxy]:
     """Run a proxy in front of a store, for the length of a block."""
-    host, _colon, port = target.rpartition("/")[2].partition(":")
+    store = _Store(target)
     proxy = Proxy("")
     connections: set[asyncio.Task[None]] = set()
 
@@ -65,7 +84,7 @@ async def proxying(target: str) -> AsyncIterator[Proxy]:
         connections.add(task)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                while await _serve_one(proxy, host, int(port), reader, writer):
+                while await _serve_one(proxy, store, reader, writer):
                     pass
         except asyncio.CancelledError:
             pass
@@ -82,6 +101,7 @@ async def proxying(target: str) -> AsyncIterator[Proxy]:
         for task in list(connections):
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        store.close()
 
 
 @dataclass(frozen=True)
@@ -96,31 +116,50 @@ class _Message:
         return {name.strip().lower(): value.strip() for name, _colon, value in pairs}
 
 
-async def _serve_one(
-    proxy: Proxy, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> bool:
+async def _serve_one(proxy: Proxy, store: "_Store", reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     """Pass one call on, or let it fail; tells whether the connection goes on."""
     request = await _read_request(reader, writer)
     kind = kind_of(request.head, request.headers)
     fault = proxy.plan(kind, proxy.counts[kind]) if proxy.plan else None
     proxy.counts[kind] += 1
-    if fault is Fault.DROP:
-        return False
-    if fault is Fault.RESET:
-        return _reset(writer)
-    if fault is Fault.HANG:
-        await asyncio.sleep(3600)
-    if fault in {Fault.ERROR, Fault.SLOW_DOWN}:
-        return await _refuse(writer, fault)
-    answer = await _forward(request, host, port)
-    if fault is Fault.LOSE:
-        return _reset(writer)
-    if fault is Fault.DONE_ERROR:
-        return await _refuse(writer, fault)
-    body = answer.body[: len(answer.body) // 2] if fault is Fault.CUT else answer.body
-    writer.write(answer.head + body)
+    if fault is not None:
+        proxy.faults[kind, fault] += 1
+    match fault:
+        case Fault.DROP:
+            return False
+        case Fault.RESET:
+            return _reset(writer)
+        case Fault.HANG:
+            await asyncio.sleep(3600)
+        case Fault.ERROR | Fault.SLOW_DOWN | Fault.EXPIRED:
+            return await _refuse(writer, request, fault)
+        case Fault.SHORT:
+            await store.break_off(request)
+            return False
+        case Fault.DELAY:
+            await asyncio.sleep(DELAY_SECONDS)
+        case Fault.LATE:
+            await asyncio.sleep(proxy.late_seconds)
+    return await _answer(writer, request, await store.ask(request), fault)
+
+
+async def _answer(writer: asyncio.StreamWriter, request: "_Message", answer: "_Message", fault: Fault | None) -> bool:
+    match fault:
+        case Fault.LATE:
+            return False
+        case Fault.LOSE:
+            return _reset(writer)
+        case Fault.DONE_ERROR:
+            return await _refuse(writer, request, fault)
+        case Fault.CUT:
+            writer.write(answer.head + answer.body[: len(answer.body) // 2])
+        case Fault.CUT_HEAD:
+            writer.write(answer.head[: len(answer.head) // 2])
+        case _:
+            writer.write(answer.head)
+            writer.write(answer.body)
     await writer.drain()
-    if fault is Fault.CUT:
+    if fault in {Fault.CUT, Fault.CUT_HEAD}:
         return False
     return answer.headers.get("connection", "").lower() != "close"
 
@@ -133,20 +172,67 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     return _Message(head, await reader.readexactly(int(headers.get("content-length", "0"))))
 
 
-async def _forward(request: _Message, host: str, port: int) -> _Message:
-    reader, writer = await asyncio.open_connection(host, port, limit=1 << 20)
-    try:
-        lines = [each for each in request.head.split(b"\r\n") if not each.lower().startswith(b"expect:")]
-        writer.write(b"\r\n".join(lines) + request.body)
-        head = await reader.readuntil(b"\r\n\r\n")
-        headers = _Message(head, b"").headers
-        if request.head.startswith(b"HEAD") or head.split(b" ", 2)[1] in {b"204", b"304"}:
-            return _Message(head, b"")
-        if headers.get("transfer-encoding") == "chunked":
-            return await _read_chunked(head, reader)
-        return _Message(head, await reader.readexactly(int(headers.get("content-length", "0"))))
-    finally:
+class _Store:
+    """Connections to the store, which are used again and again."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._host, _colon, self._port = endpoint.rpartition("/")[2].partition(":")
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, request: _Message) -> _Message:
+        """Pass a request on and read the answer whole."""
+        reader, writer = await self._connect()
+        try:
+            writer.write(_without_expect(request.head))
+            writer.write(request.body)
+            answer = await _read_answer(request, reader)
+        except BaseException:
+            writer.close()
+            raise
+        if answer.headers.get("connection", "").lower() == "close":
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return answer
+
+    async def break_off(self, request: _Message) -> None:
+        """Pass on half of the body, and close the connection; of a request without one, half of the head."""
+        _reader, writer = await asyncio.open_connection(self._host, int(self._port))
+        if request.body:
+            writer.write(_without_expect(request.head))
+            writer.write(request.body[: len(request.body) // 2])
+        else:
+            writer.write(request.head[: len(request.head) // 2])
+        with contextlib.suppress(OSError):
+            await writer.drain()
         writer.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for _reader, writer in self._idle:
+            writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self._host, int(self._port), limit=1 << 20)
+
+
+def _without_expect(head: bytes) -> bytes:
+    return b"\r\n".join(line for line in head.split(b"\r\n") if not line.lower().startswith(b"expect:"))
+
+
+async def _read_answer(request: _Message, reader: asyncio.StreamReader) -> _Message:
+    head = await reader.readuntil(b"\r\n\r\n")
+    headers = _Message(head, b"").headers
+    if request.head.startswith(b"HEAD") or head.split(b" ", 2)[1] in {b"204", b"304"}:
+        return _Message(head, b"")
+    if headers.get("transfer-encoding") == "chunked":
+        return await _read_chunked(head, reader)
+    return _Message(head, await reader.readexactly(int(headers.get("content-length", "0"))))
 
 
 async def _read_chunked(head: bytes, reader: asyncio.StreamReader) -> _Message:
@@ -166,11 +252,11 @@ def _reset(writer: asyncio.StreamWriter) -> bool:
     return False
 
 
-async def _refuse(writer: asyncio.StreamWriter, fault: Fault) -> bool:
-    status, code = ("503 Slow Down", "SlowDown") if fault is Fault.SLOW_DOWN else ("500 Error", "InternalError")
+async def _refuse(writer: asyncio.StreamWriter, request: _Message, fault: Fault) -> bool:
+    status, code = _REFUSALS[fault]
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>test</Message></Error>".encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
+    writer.write(head.encode() + (b"" if request.head.startswith(b"HEAD") else body))
     await writer.drain()
     return True
 
