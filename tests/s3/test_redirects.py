@@ -36,6 +36,8 @@ def test_the_store_gives_the_bytes_whole_and_in_ranges(replicas: Replicas, body:
     client = serve(replicas, {})
     digest = push_blob([client], body)
 
+    # A blob of several parts comes from the server until it is at its place.
+    eventually(lambda: get(client, digest).status_code == 307, seconds=30)
     answer = get(client, digest)
     head = client.head(f"/v2/{REPOSITORY}/blobs/{digest}", follow_redirects=False)
 

@@ -1,6 +1,7 @@
 """Several servers over one bucket: a push moves between them, survives the death of one, and both serve the same."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -126,30 +127,45 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(weed: Store, tmp_path: P
     assert "no-such-bucket" in str(failed.value)
 
 
-def test_distribution_serves_what_was_pushed_into_the_bucket_and_the_reverse(
+def check_images(client: httpx.Client, images: Mapping[str, tuple[Digest, bytes]]) -> None:
+    """Read every image back, by tag, and its layer to the byte."""
+    for tag, (digest, layer) in images.items():
+        found = client.get(f"/v2/{REPOSITORY}/manifests/{tag}", headers={"accept": KIND["content-type"]})
+        assert found.headers["docker-content-digest"] == str(digest), tag
+        assert Digest.of(found.content) == digest
+        assert client.get(f"/v2/{REPOSITORY}/blobs/{Digest.of(layer)}", follow_redirects=True).content == layer
+
+
+def test_one_bucket_is_served_in_turn_by_us_and_by_distribution(
     replicas: Replicas, weed: Store, tmp_path: Path
 ) -> None:
     program = tool_or_skip(V3)
-    client = replicas.add()
-    layer = os.urandom(LARGE)
-    digest = push_image([client], layer, "ours")
-    prefix = replicas.place.removeprefix(f"s3://{BUCKET}/")
+    storage = weed.for_distribution(replicas.place.removeprefix(f"s3://{BUCKET}/"))
+    images: dict[str, tuple[Digest, bytes]] = {}
 
-    storage = weed.for_distribution(prefix)
-    with (
-        serving_distribution(program, tmp_path, log=tmp_path / "theirs.log", storage=storage) as server,
-        httpx.Client(base_url=server.url, timeout=60) as theirs,
-    ):
-        accept = {"accept": KIND["content-type"]}
-        found = theirs.get(f"/v2/{REPOSITORY}/manifests/ours", headers=accept)
-        assert found.headers["docker-content-digest"] == str(digest)
-        assert theirs.get(f"/v2/{REPOSITORY}/blobs/{Digest.of(layer)}", follow_redirects=True).content == layer
-        other = os.urandom(LARGE)
-        pushed = push_image([theirs], other, "theirs")
+    def push(client: httpx.Client, tag: str) -> None:
+        layer = os.urandom(LARGE)
+        images[tag] = (push_image([client], layer, tag), layer)
 
-    adopted = replicas.run("adopt")
-    assert adopted.returncode == 0, adopted.stdout + adopted.stderr
-    found = client.get(f"/v2/{REPOSITORY}/manifests/theirs")
-    assert found.headers["docker-content-digest"] == str(pushed)
-    assert client.get(f"/v2/{REPOSITORY}/blobs/{Digest.of(other)}").content == other
-    assert replicas.run("verify").returncode == 0
+    for turn in range(2):
+        client = replicas.add()
+        check_images(client, images)
+        push(client, f"ours{turn}")
+        push(client, "moved")
+        replicas.servers[-1].stop()
+        compacted = replicas.run("storage", "compact")
+        assert compacted.returncode == 0, compacted.stdout + compacted.stderr
+
+        with (
+            serving_distribution(program, tmp_path, log=tmp_path / f"theirs{turn}", storage=storage) as server,
+            httpx.Client(base_url=server.url, timeout=60) as theirs,
+        ):
+            check_images(theirs, images)
+            push(theirs, f"theirs{turn}")
+            push(theirs, "moved")
+        adopted = replicas.run("adopt")
+        assert adopted.returncode == 0, adopted.stdout + adopted.stderr
+
+    check_images(replicas.add(), images)
+    verified = replicas.run("verify")
+    assert verified.returncode == 0, verified.stdout
