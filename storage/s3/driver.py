@@ -34,7 +34,7 @@ class S3Driver:
         self._bucket = Bucket(settings, self._threads)
         self._objects = Objects(self._bucket)
         multiparts = Multiparts(self._bucket, self._objects)
-        self.memory = MemoryBudget(settings.memory_bytes_max)
+        self.memory = MemoryBudget(settings.memory_bytes_max, part_bytes=settings.part_bytes)
         self._staging = Staging(self._bucket, self._objects, multiparts, self.memory, {}, clock)
         self._clock = clock
         self._in_byte_order = True
