@@ -38,7 +38,7 @@ class S3Driver:
         self._bucket = Bucket(settings, self._threads)
         self._objects = Objects(self._bucket)
         multiparts = Multiparts(self._bucket, self._objects)
-        self.memory = MemoryBudget(settings.memory_bytes_max)
+        self.memory = MemoryBudget(settings.memory_bytes_max, part_bytes=settings.part_bytes)
         self._pointers = Pointers(self._bucket, self._objects, multiparts)
         self._mover = Mover(self._pointers)
         self._staging = Staging(

@@ -1,7 +1,8 @@
 """A client that sends many large uploads at once and does little else: the machine is left to the server.
 
-Run as `python -m tests.load.senders <host:port> <uploads> <bytes of each>`: each upload has bytes of its own, since
-a few of them at its end are, and the rest is one buffer that all share. The last line it prints is a Report in JSON.
+Run as `python -m tests.load.senders <host:port> <uploads> <bytes of each> <seconds>`: each upload has bytes of its
+own, since a few of them at its end are, and the rest is one buffer that all share. They are sent as fast as they are
+taken, or dribbled for at least so many seconds. The last line it prints is a Report in JSON.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ CHUNK_BYTES = 32 << 10
 AT_ONCE_BYTES = 2 << 20
 """So much of each upload is sent before any other sends more."""
 
+DRIBBLE_BYTES = 64 << 10
 TAIL_BYTES = 64
 
 
@@ -31,12 +33,14 @@ TAIL_BYTES = 64
 class Report:
     """What came of it. Each list has an entry for each upload; times are seconds on the monotonic clock.
 
-    `began`: the body has begun to flow; `ended`: the last answer is there. `failures` says what went wrong.
+    `began`: the body has begun to flow; `ended`: the last answer is there. `refused` says which uploads were told to
+    come back later, `failures` what else went wrong.
     """
 
     digests: list[str]
     began: list[float]
     ended: list[float]
+    refused: list[str]
     failures: list[str]
 
 
@@ -48,9 +52,13 @@ class Content:
     chunked: memoryview
 
 
-def send_many(address: str, uploads: int, size: int) -> "subprocess.Popen[str]":
+class Refused(Exception):
+    """The server has no room at the moment: 429 or 503, and when to come back."""
+
+
+def send_many(address: str, uploads: int, size: int, *, seconds: float = 0.0) -> "subprocess.Popen[str]":
     """Start the client in a process of its own; see `report_of`."""
-    command = [sys.executable, "-m", "tests.load.senders", address, str(uploads), str(size)]
+    command = [sys.executable, "-m", "tests.load.senders", address, str(uploads), str(size), str(seconds)]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
@@ -104,6 +112,8 @@ class Connection:
         while len(body) < int(headers.get("content-length", 0)):
             body += await self._loop.sock_recv(self._socket, 65536)
         status = int(first.split()[1])
+        if status in {429, 503} and int(headers["retry-after"]) > 0:
+            raise Refused(f"{status}: {body.decode(errors='replace')}")
         if status >= 400:
             raise AssertionError(f"{status}: {body.decode(errors='replace')}")
         return status, headers
@@ -116,7 +126,10 @@ class Connection:
 class Upload:
     """One upload of `content` and a tail of its own, into a repository that few others push to."""
 
-    def __init__(self, number: int, content: Content, prefix: "hashlib._Hash", all_begun: asyncio.Barrier) -> None:
+    def __init__(
+        self, number: int, content: Content, prefix: "hashlib._Hash", all_begun: asyncio.Barrier, seconds: float
+    ) -> None:
+        self._seconds = seconds
         self._number = number
         self._content = content
         self._tail = hashlib.sha512(f"upload {number}".encode()).digest()
@@ -127,7 +140,7 @@ class Upload:
         self.began = self.ended = 0.0
 
     async def run(self, address: str) -> None:
-        """Send it. Raises AssertionError or OSError if it does not succeed."""
+        """Send it. Raises Refused; AssertionError or OSError if it does not succeed otherwise."""
         connection = Connection(address)
         try:
             await connection.open()
@@ -136,6 +149,9 @@ class Upload:
             self.ended = time.monotonic()
         finally:
             connection.close()
+            if not self.began:
+                self.began = time.monotonic()
+                await self._all_begun.wait()  # the others wait for everybody
 
     async def _as_docker(self, connection: Connection, uploads: str) -> None:
         location = await self._begin(connection, uploads)
@@ -166,10 +182,24 @@ class Upload:
         await self._created(connection)
 
     async def _body(self, connection: Connection, body: memoryview, end: bytes) -> None:
-        await connection.send(body[:AT_ONCE_BYTES])
-        self.began = time.monotonic()
-        await self._all_begun.wait()
-        await connection.send(body[AT_ONCE_BYTES:], end)
+        try:
+            await connection.send(body[:AT_ONCE_BYTES])
+            self.began = time.monotonic()
+            await self._all_begun.wait()
+            await self._dribble(connection, body[AT_ONCE_BYTES:])
+            await connection.send(end)
+        except OSError:
+            await connection.answer()  # it may have come before the connection was closed
+            raise
+
+    async def _dribble(self, connection: Connection, body: memoryview) -> None:
+        if not self._seconds:
+            await connection.send(body)
+            return
+        pause = self._seconds * DRIBBLE_BYTES / max(1, len(body))
+        for start in range(0, len(body), DRIBBLE_BYTES):
+            await asyncio.sleep(pause)
+            await connection.send(body[start : start + DRIBBLE_BYTES])
 
     async def _created(self, connection: Connection) -> None:
         status, headers = await connection.answer()
@@ -184,12 +214,12 @@ def make_content(size: int) -> Content:
     return Content(memoryview(plain), memoryview(chunked))
 
 
-async def run(address: str, count: int, size: int) -> Report:
+async def run(address: str, count: int, size: int, seconds: float) -> Report:
     """Send `count` uploads at once; every one is in the middle of its body when the first goes on to its end."""
     content = make_content(size)
     prefix = hashlib.sha256(content.plain)
     all_begun = asyncio.Barrier(count)
-    uploads = [Upload(number, content, prefix, all_begun) for number in range(count)]
+    uploads = [Upload(number, content, prefix, all_begun, seconds) for number in range(count)]
     results: Sequence[BaseException | None] = await asyncio.gather(
         *(upload.run(address) for upload in uploads), return_exceptions=True
     )
@@ -197,10 +227,11 @@ async def run(address: str, count: int, size: int) -> Report:
         [upload.digest for upload in uploads],
         [upload.began for upload in uploads],
         [upload.ended for upload in uploads],
-        [repr(result) for result in results if result is not None],
+        [str(result) for result in results if isinstance(result, Refused)],
+        [repr(result) for result in results if result is not None and not isinstance(result, Refused)],
     )
 
 
 if __name__ == "__main__":
-    report = asyncio.run(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    report = asyncio.run(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
     sys.stdout.write(json.dumps(asdict(report)) + "\n")

@@ -63,7 +63,7 @@ class Line:
             answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            self.told[f"lost {method}"] += 1
+            self.told[f"lost {method} {type(error).__name__}"] += 1
             raise Failed from error
         what = f"{method} {path}: {answer.status} {answer.body[:500]!r}"
         if answer.status in {429, 503}:
@@ -230,7 +230,9 @@ class Pusher:
             self._line.told["session gone" if asked else "session lost"] += 1
             raise Gone
         last = int(answer.headers["range"].removeprefix("0-"))
-        kept = last + 1 if last else min(sent, 1)  # 0-0 stands for none as well
+        if last == 0 and size == 1 and not sent:
+            raise Gone  # 0-0 stands for none as well
+        kept = last + 1 if last else min(sent, 1)
         assert sent <= kept <= size, f"{session}: {sent} bytes were acknowledged, {kept} of {size} are there"
         return kept
 
@@ -325,6 +327,8 @@ class Pusher:
         assert str(Digest.of(body)) == digest, f"{digest}: other bytes"
 
     def _read_tag(self, repository: Repository) -> None:
+        if not repository.held_tags:
+            return
         tag = self._chance.choice(sorted(repository.held_tags))
         known = {repository.tags[tag], *repository.unsure_tags.get(tag, ())}
         answer = self._line.send("GET", f"/v2/{repository.name}/manifests/{tag}", expected=[200])

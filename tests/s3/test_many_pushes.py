@@ -1,6 +1,5 @@
 """A thousand pushes while calls to the store fail in every way: all that was acknowledged is there, nothing half is."""
 
-import contextlib
 import os
 import random
 import secrets
@@ -70,7 +69,7 @@ KINDS = {
 SETTINGS = {
     "PIERHEAD_S3_READ_TIMEOUT_SECONDS": str(READ_TIMEOUT_SECONDS),
     "PIERHEAD_S3_ATTEMPTS_MAX": "2",
-    "PIERHEAD_LIMITS_SWEEP_SECONDS": "30",
+    "PIERHEAD_LIMITS_SWEEP_SECONDS": "60",
 }
 """So few attempts that many requests fail for the client as well."""
 
@@ -101,7 +100,7 @@ def servers(weed: Store, storm: Storm, place: str, tmp_path: Path) -> Iterator[l
             server.stop()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_thousand_pushes_through_a_failing_store_lose_nothing_and_show_nothing_half(
     servers: list[Server], weed: Store, storm: Storm, place: str, tmp_path: Path
 ) -> None:
@@ -138,6 +137,24 @@ def test_a_thousand_pushes_through_a_failing_store_lose_nothing_and_show_nothing
         assert b"Traceback" not in server.log.read_bytes()
 
 
+class Heap:
+    """Numbers that several threads take, each of them once, until somebody closes it."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = iter(range(count))
+        self._taking = threading.Lock()
+
+    def take(self) -> int | None:
+        """The next one, None when there are no more."""
+        with self._taking:
+            return next(self._numbers, None)
+
+    def close(self) -> None:
+        """Nobody gets any more."""
+        with self._taking:
+            self._numbers = iter(range(0))
+
+
 def _start(directory: Path, place: str, environment: dict[str, str], *, number: int, workers: int) -> Server:
     return start(
         directory / "unused",
@@ -157,15 +174,14 @@ def _make(addresses: Sequence[str]) -> tuple[list[Pusher], list[Line]]:
 
 def _share(pushers: list[Pusher]) -> list[Callable[[], None]]:
     """The work of each: all of them take their pushes from one heap."""
-    numbers = list(range(PUSHES))
+    numbers = Heap(PUSHES)
 
     def work(pusher: Pusher) -> None:
         try:
-            while numbers:
-                with contextlib.suppress(IndexError):
-                    pusher.push(with_large=numbers.pop() % LARGE_EVERY == 0)
+            while (number := numbers.take()) is not None:
+                pusher.push(with_large=number % LARGE_EVERY == 0)
         except BaseException:
-            numbers.clear()
+            numbers.close()
             raise
 
     return [lambda pusher=pusher: work(pusher) for pusher in pushers]  # type: ignore[misc]
