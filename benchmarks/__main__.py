@@ -1,18 +1,20 @@
 """`python -m benchmarks`: measure in turns, print medians and ratios, say which goals hold."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.peers import Peer, available
+from benchmarks.peers import Peer, Place, available, serving_store
 from benchmarks.report import Rounds, as_json, lines, machine, shown, verdicts
-from benchmarks.scenarios import SCENARIOS, Figures, Scenario
+from benchmarks.scenarios import SCENARIOS, Bench, Figures, Scenario
 from benchmarks.wire import Unexpected
+from tests.s3.weed import Store
 
 LOG_SHOWN_CHARACTERS = 4000
 
@@ -44,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure Pierhead against distribution v3 (and zot, if it is on the PATH) on this machine, in "
-        "turns: every round starts each of them on an empty directory of the same file system.",
+        "turns: every round starts each of them on an empty directory of the same file system, or on an empty prefix "
+        "of a bucket of SeaweedFS.",
         epilog="Exit code 0: every goal holds. 1: a goal is missed. 2: it could not be measured.",
     )
     parser.add_argument("--only", action="append", choices=names, help="only this scenario (may be repeated)")
@@ -66,20 +69,36 @@ def _measure(scenario: Scenario, all_peers: Sequence[Peer], count: int, mebibyte
     rounds: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
     for number in range(count):
         first = number % len(peers)  # nobody is always the one who comes after a certain other
-        for peer in [*peers[first:], *peers[:first]]:
-            print(f"{scenario.name}, round {number + 1} of {count}, {peer.name}", file=sys.stderr)
-            directory = place / peer.name
-            directory.mkdir()
-            rounds[peer.name].append(_once(scenario, peer, directory, mebibytes))
-            shutil.rmtree(directory)
-            os.sync()  # what one has left to write must not be written at the cost of the next
+        with _store(scenario, place / "store") as store:
+            for peer in [*peers[first:], *peers[:first]]:
+                print(f"{scenario.name}, round {number + 1} of {count}, {peer.name}", file=sys.stderr)
+                directory = place / peer.name
+                directory.mkdir()
+                rounds[peer.name].append(_once(scenario, peer, Place(directory, store), mebibytes))
+                _remove(directory)
     return rounds
 
 
-def _once(scenario: Scenario, peer: Peer, directory: Path, mebibytes: int) -> Figures:
-    with peer.serving(directory) as server:
+@contextlib.contextmanager
+def _store(scenario: Scenario, directory: Path) -> Iterator[Store | None]:
+    """The store for one round, if there is to be one: a new one each time, so that no round adds to the disk."""
+    if not scenario.over_bucket:
+        yield None
+        return
+    with serving_store(directory) as store:
+        yield store
+    _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory)
+    os.sync()  # what one has left to write must not be written at the cost of the next
+
+
+def _once(scenario: Scenario, peer: Peer, place: Place, mebibytes: int) -> Figures:
+    with peer.serving(place) as server:
         try:
-            return scenario.run(server, mebibytes)
+            return scenario.run(Bench(server, mebibytes, place.store))
         except Unexpected as failure:
             log = server.log.read_text(errors="replace")
             raise Unexpected(f"{failure}\nthe log of {peer.name}:\n{log[-LOG_SHOWN_CHARACTERS:]}") from None

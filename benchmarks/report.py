@@ -61,6 +61,9 @@ GOALS = (
     Goal("push-large", "memory", 150e6, ratio=False),
     Goal("get-manifest", "rate", 1.0, ratio=True, at_least=True),
     Goal("push-private", "cpu", 1.15, ratio=True, subject=PRIVATE, baseline=SUBJECT),
+    Goal("push-large-s3", "wall", 0.8, ratio=True),
+    Goal("push-large-s3", "finish", 0.25, ratio=True),
+    Goal("push-small-s3", "rate", 1.5, ratio=True, at_least=True),
 )
 
 
@@ -116,6 +119,8 @@ def shown(figure: float, unit: str) -> str:
         return f"{figure / 1e6:.1f} MB"
     if unit == "s each":
         return f"{figure * 1e6:.0f} us each"
+    if unit == "ms":
+        return f"{figure * 1e3:.0f} ms"
     return f"{figure:.0f}{unit}" if unit == "/s" else f"{figure:.2f} {unit}"
 
 

@@ -1,7 +1,6 @@
-"""What is measured. Each scenario is given a server with an empty store, and returns figures by name."""
+"""What is measured. Each scenario is given a server with nothing stored, and returns figures by name."""
 
 import base64
-import hashlib
 import json
 import os
 import time
@@ -11,10 +10,19 @@ from dataclasses import dataclass
 from typing import Self
 
 from benchmarks.load import read_often, write_by_many
-from benchmarks.peers import BASELINE, PASSWORD, PRIVATE, SUBJECT, USER
+from benchmarks.peers import BASELINE, ONE_WORKER, PASSWORD, PRIVATE, SUBJECT, USER
 from benchmarks.processes import cpu_seconds, peak_bytes, reset_peak, resident_bytes
-from benchmarks.wire import Connection, Content, Unexpected, connected, push_blob, with_digest
+from benchmarks.wire import (
+    Connection,
+    Content,
+    Unexpected,
+    connected,
+    push_blob,
+    push_blob_as_docker,
+    with_digest,
+)
 from tests.running import Server
+from tests.s3.weed import Store
 
 REPOSITORY = "bench/app"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -38,8 +46,21 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class Bench:
+    """What a scenario works on: the server, the size of what is large, and the store behind it, if there is one."""
+
+    server: Server
+    mebibytes: int
+    store: Store | None = None
+
+    def watch(self) -> "_Stopwatch":
+        """Return what measures a `with` block."""
+        return _Stopwatch(self.server.process.pid, self.store)
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
-    """A piece of work; `run` does it once. `mebibytes` is the size of what is large.
+    """A piece of work; `run` does it once. With `over_bucket` the data goes into a bucket.
 
     With `peers` only those are measured; otherwise all but PRIVATE.
     """
@@ -47,75 +68,82 @@ class Scenario:
     name: str
     title: str
     metrics: tuple[Metric, ...]
-    run: Callable[[Server, int], Figures]
+    run: Callable[[Bench], Figures]
     baseline: str = BASELINE
     peers: tuple[str, ...] = ()
+    over_bucket: bool = False
 
     def measures(self, peer: str) -> bool:
         """Whether a peer takes part."""
         return peer in self.peers if self.peers else peer != PRIVATE
 
 
-def push_large(server: Server, mebibytes: int) -> Figures:
+def push_large(bench: Bench) -> Figures:
     """Push one blob by a single PATCH with chunked encoding: POST, PATCH, PUT; fsync included."""
-    content = Content(mebibytes)
-    leader = server.process.pid
-    with connected(server.address) as connection:
+    content = Content(bench.mebibytes)
+    leader = bench.server.process.pid
+    with connected(bench.server.address) as connection:
         connection.request("GET", "/v2/", expected=200)
         idle = resident_bytes(leader)
         reset_peak(leader)
-        with _Stopwatch(leader) as watch:
-            _push(connection, content)
-        return {**watch.figures, "memory": peak_bytes(leader) - idle}
+        with bench.watch() as watch:
+            finish_seconds = _push(connection, content)
+        return {**watch.figures, "finish": finish_seconds, "memory": peak_bytes(leader) - idle}
 
 
-def pull_large(server: Server, mebibytes: int) -> Figures:
+def pull_large(bench: Bench) -> Figures:
     """Get one large blob."""
-    content = Content(mebibytes)
-    with connected(server.address) as connection:
+    content = Content(bench.mebibytes)
+    with connected(bench.server.address) as connection:
         _push(connection, content)
-        with _Stopwatch(server.process.pid) as watch:
+        with bench.watch() as watch:
             length = connection.receive(f"/v2/{REPOSITORY}/blobs/{content.digest}")
         assert length == content.size_bytes
         return watch.figures
 
 
-def get_manifest(server: Server, _: int) -> Figures:
+def get_manifest(bench: Bench) -> Figures:
     """Get a manifest by tag from many connections."""
+    server = bench.server
     with connected(server.address) as connection:
         _put_manifest(connection, "latest", _image(connection))
     target = f"/v2/{REPOSITORY}/manifests/latest"
     read_often(server, target, connections=READERS, seconds=WARM_UP_SECONDS, accept=MANIFEST_TYPE)
-    with _Stopwatch(server.process.pid) as watch:
+    with bench.watch() as watch:
         readings = read_often(server, target, connections=READERS, seconds=READ_SECONDS, accept=MANIFEST_TYPE)
     return {"rate": readings.per_second, "cpu": watch.figures["cpu"] / readings.requests}
 
 
-def push_small(server: Server, _: int) -> Figures:
+def push_small(bench: Bench) -> Figures:
     """Push many small blobs by several clients at once: POST and PUT each."""
     blobs = [os.urandom(SMALL_BYTES) for _ in range(SMALL_BLOBS)]
-    with _Stopwatch(server.process.pid) as watch:
-        write_by_many(server.address, lambda at, blob: push_blob(at, REPOSITORY, blob), blobs, clients=WRITERS)
-    return {"rate": SMALL_BLOBS / watch.figures["wall"], "cpu": watch.figures["cpu"] / SMALL_BLOBS}
+    with bench.watch() as watch:
+        write_by_many(bench.server.address, lambda at, blob: push_blob(at, REPOSITORY, blob), blobs, clients=WRITERS)
+    return _each(watch.figures, SMALL_BLOBS)
 
 
-def push_images(server: Server, _: int) -> Figures:
-    """Push many small images as docker does: HEAD, POST, PUT, HEAD for each blob, and the manifest; with a token."""
+def push_images(bench: Bench) -> Figures:
+    """Push many small images as docker does, by several clients at once; with a token where one is needed.
+
+    HEAD, POST, PATCH, PUT, HEAD for each blob, and then the manifest by tag.
+    """
+    server = bench.server
     headers = _login(server)
     images = [os.urandom(16) for _ in range(IMAGES)]
 
     def push(connection: Connection, number: bytes) -> None:
         connection.headers = headers
-        _put_manifest(connection, number.hex(), _image(connection, ask=True))
+        _put_manifest(connection, number.hex(), _image(connection, push=push_blob_as_docker))
 
     write_by_many(server.address, push, images[:WRITERS], clients=WRITERS)
-    with _Stopwatch(server.process.pid) as watch:
+    with bench.watch() as watch:
         write_by_many(server.address, push, images, clients=WRITERS)
-    return {"rate": IMAGES / watch.figures["wall"], "cpu": watch.figures["cpu"] / IMAGES}
+    return _each(watch.figures, IMAGES)
 
 
-def list_tags(server: Server, _: int) -> Figures:
+def list_tags(bench: Bench) -> Figures:
     """List a thousand tags, whole."""
+    server = bench.server
     target = f"/v2/{REPOSITORY}/tags/list"
     with connected(server.address) as connection:
         manifest = _image(connection)
@@ -123,18 +151,19 @@ def list_tags(server: Server, _: int) -> Figures:
         write_by_many(server.address, lambda at, tag: _put_manifest(at, tag.decode(), manifest), tags, clients=WRITERS)
     with urllib.request.urlopen(server.url + target) as listed:  # which knows chunked answers
         assert len(json.load(listed)["tags"]) == TAGS
-    with _Stopwatch(server.process.pid) as watch:
+    with bench.watch() as watch:
         readings = read_often(server, target, connections=1, seconds=READ_SECONDS)
     return {"rate": readings.per_second, "cpu": watch.figures["cpu"] / readings.requests}
 
 
 _WALL, _CPU = Metric("wall", "s"), Metric("cpu", "s")
+_FINISH, _MEMORY = Metric("finish", "ms"), Metric("memory", "bytes")
 _RATE, _CPU_EACH = Metric("rate", "/s", more_is_better=True), Metric("cpu", "s each")
+_STORE = (Metric("store calls", "calls"), Metric("store cpu", "s"))
+_STORE_EACH = (Metric("store calls", "calls each"), Metric("store cpu", "s each"))
 
 SCENARIOS = (
-    Scenario(
-        "push-large", "one large blob pushed by a chunked PATCH", (_WALL, _CPU, Metric("memory", "bytes")), push_large
-    ),
+    Scenario("push-large", "one large blob pushed by a chunked PATCH", (_WALL, _FINISH, _CPU, _MEMORY), push_large),
     Scenario("get-manifest", f"a manifest by tag, got over {READERS} connections", (_RATE, _CPU_EACH), get_manifest),
     Scenario("pull-large", "one large blob pulled", (_WALL, _CPU), pull_large),
     Scenario(
@@ -152,30 +181,62 @@ SCENARIOS = (
         peers=(SUBJECT, PRIVATE),
     ),
     Scenario("list-tags", f"{TAGS} tags listed", (_RATE, _CPU_EACH), list_tags),
+    Scenario(
+        "push-large-s3",
+        "one large blob pushed by a chunked PATCH, into a bucket",
+        (_WALL, _FINISH, _CPU, _MEMORY, *_STORE),
+        push_large,
+        peers=(SUBJECT, ONE_WORKER, BASELINE),
+        over_bucket=True,
+    ),
+    Scenario(
+        "push-small-s3",
+        f"{IMAGES} small images pushed by {WRITERS} clients, into a bucket",
+        (_RATE, _CPU_EACH, *_STORE_EACH),
+        push_images,
+        peers=(SUBJECT, ONE_WORKER, BASELINE),
+        over_bucket=True,
+    ),
 )
 
 
 class _Stopwatch:
-    """Wall time of a `with` block, and the CPU time that a family of processes used meanwhile."""
+    """Wall time of a `with` block, and what a family of processes and a store did meanwhile."""
 
-    def __init__(self, leader: int) -> None:
+    def __init__(self, leader: int, store: Store | None) -> None:
         self._leader = leader
+        self._store = store
         self.figures: dict[str, float] = {}
 
     def __enter__(self) -> Self:
-        self._cpu = cpu_seconds(self._leader)
+        self._before = self._counts()
         self._started = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         wall = time.perf_counter() - self._started
-        self.figures = {"wall": wall, "cpu": cpu_seconds(self._leader) - self._cpu}
+        self.figures = {"wall": wall, **{name: count - self._before[name] for name, count in self._counts().items()}}
+
+    def _counts(self) -> dict[str, float]:
+        counts = {"cpu": cpu_seconds(self._leader)}
+        if self._store is not None:
+            counts |= {"store cpu": cpu_seconds(self._store.process.pid), "store calls": self._store.calls()}
+        return counts
 
 
-def _push(connection: Connection, content: Content) -> None:
+def _each(figures: Figures, count: int) -> Figures:
+    """Turn the figures of so many things into those of one, and the wall time into a rate."""
+    rate = count / figures["wall"]
+    return {"rate": rate, **{name: figure / count for name, figure in figures.items() if name != "wall"}}
+
+
+def _push(connection: Connection, content: Content) -> float:
+    """Push a large blob, and return how many seconds the PUT took that finishes it."""
     begun, _ = connection.request("POST", f"/v2/{REPOSITORY}/blobs/uploads/", expected=202)
-    sent = connection.send_chunked("PATCH", begun.location, content, expected=202)
+    sent = connection.send_chunked("PATCH", begun.location, content.framed(), expected=202)
+    started = time.perf_counter()
     connection.request("PUT", with_digest(sent.location, content.digest), expected=201)
+    return time.perf_counter() - started
 
 
 def _login(server: Server) -> Mapping[str, str]:
@@ -194,17 +255,10 @@ def _login(server: Server) -> Mapping[str, str]:
         return {"Authorization": f"Bearer {json.loads(body)['token']}"}
 
 
-def _image(connection: Connection, *, ask: bool = False) -> bytes:
-    """Push the blobs of a small image, and return its manifest; with `ask`, look for them before and after."""
+def _image(connection: Connection, *, push: Callable[[Connection, str, bytes], str] = push_blob) -> bytes:
+    """Push the blobs of a small image, and return its manifest."""
     blobs = {"config": os.urandom(1000), "layer": os.urandom(SMALL_BYTES)}
-    if ask:
-        for blob in blobs.values():
-            digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
-            connection.request("HEAD", f"/v2/{REPOSITORY}/blobs/{digest}", expected=404)
-    digests = {name: push_blob(connection, REPOSITORY, blob) for name, blob in blobs.items()}
-    if ask:
-        for digest in digests.values():
-            connection.request("HEAD", f"/v2/{REPOSITORY}/blobs/{digest}", expected=200)
+    digests = {name: push(connection, REPOSITORY, blob) for name, blob in blobs.items()}
     types = {"config": "config.v1+json", "layer": "layer.v1.tar"}
     config, layer = (
         {"mediaType": f"application/vnd.oci.image.{types[name]}", "digest": digests[name], "size": len(blobs[name])}

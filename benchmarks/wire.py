@@ -4,13 +4,16 @@ import contextlib
 import hashlib
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES_MAX = 1 << 16
+
+FOUND = (200, 307)
+"""How HEAD answers for a blob that is there. The redirect, to a bucket, is not followed."""
 
 
 class Unexpected(Exception):
@@ -50,7 +53,13 @@ class Connection:
         self._socket.close()
 
     def request(
-        self, method: str, target: str, *, expected: int, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        *,
+        expected: int | tuple[int, ...],
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[Answer, bytes]:
         """Send a request and return its answer with the whole body. Raises Unexpected."""
         lines = {"Content-Length": str(len(body)), **(headers or {})}
@@ -58,11 +67,11 @@ class Connection:
         answer = self._answer(method, target, expected)
         return answer, b"" if method == "HEAD" else self._read(int(answer.headers.get("content-length", 0)))
 
-    def send_chunked(self, method: str, target: str, content: "Content", *, expected: int) -> Answer:
-        """Send content that is never held whole, with Transfer-Encoding: chunked."""
+    def send_chunked(self, method: str, target: str, frames: Iterable[bytes | bytearray], *, expected: int) -> Answer:
+        """Send a body that need never be held whole, with Transfer-Encoding: chunked; `frames` are its chunks."""
         self._socket.sendall(self._head(method, target, {"Transfer-Encoding": "chunked"}))
-        for chunk in content.framed():
-            self._socket.sendall(chunk)
+        for frame in frames:
+            self._socket.sendall(frame)
         self._socket.sendall(b"0\r\n\r\n")
         answer = self._answer(method, target, expected)
         self._read(int(answer.headers.get("content-length", 0)))
@@ -88,7 +97,7 @@ class Connection:
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address}", *(f"{k}: {v}" for k, v in sent.items())]
         return "\r\n".join([*lines, "", ""]).encode()
 
-    def _answer(self, method: str, target: str, expected: int) -> Answer:
+    def _answer(self, method: str, target: str, expected: int | tuple[int, ...]) -> Answer:
         while b"\r\n\r\n" not in self._rest:
             piece = self._socket.recv(HEAD_BYTES_MAX)
             if not piece or len(self._rest) > HEAD_BYTES_MAX:
@@ -98,7 +107,7 @@ class Connection:
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         status = int(first.split()[1])
-        if status != expected:
+        if status not in (expected if isinstance(expected, tuple) else (expected,)):
             raise Unexpected(f"{method} {target}: {first}, expected {expected}\n{self._rest.decode(errors='replace')}")
         if "transfer-encoding" in headers:
             raise Unexpected(f"{method} {target}: a chunked answer, which this client does not read")
@@ -122,7 +131,7 @@ class Content:
 
     def __init__(self, chunks: int) -> None:
         self._chunks = chunks
-        self._frame = bytearray(b"%x\r\n" % CHUNK_BYTES + os.urandom(CHUNK_BYTES) + b"\r\n")
+        self._frame = bytearray(framed(os.urandom(CHUNK_BYTES)))
         self._start = self._frame.index(b"\n") + 1
         running = hashlib.sha256()
         for frame in self.framed():
@@ -135,7 +144,7 @@ class Content:
         return self._chunks * CHUNK_BYTES
 
     def framed(self) -> Iterator[bytearray]:
-        """Yield the chunks with their chunked framing (RFC 9112, 7.1): one buffer, changed for each of them."""
+        """Yield the chunks, framed: one buffer, changed for each of them."""
         for number in range(self._chunks):
             self._frame[self._start : self._start + 8] = number.to_bytes(8, "big")
             yield self._frame
@@ -146,6 +155,11 @@ def connected(address: str) -> Iterator[Connection]:
     """Connect for the length of a `with` block."""
     with Connection(address) as connection:
         yield connection
+
+
+def framed(chunk: bytes) -> bytes:
+    """Return a chunk of a chunked body (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
 
 def push_blob(connection: Connection, repository: str, body: bytes) -> str:
@@ -159,6 +173,17 @@ def push_blob(connection: Connection, repository: str, body: bytes) -> str:
         body=body,
         headers={"Content-Type": "application/octet-stream"},
     )
+    return digest
+
+
+def push_blob_as_docker(connection: Connection, repository: str, body: bytes) -> str:
+    """Push a small blob that is not there by HEAD, POST, a chunked PATCH, PUT and HEAD, and return its digest."""
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    connection.request("HEAD", f"/v2/{repository}/blobs/{digest}", expected=404)
+    begun, _ = connection.request("POST", f"/v2/{repository}/blobs/uploads/", expected=202)
+    sent = connection.send_chunked("PATCH", begun.location, [framed(body)], expected=202)
+    connection.request("PUT", with_digest(sent.location, digest), expected=201)
+    connection.request("HEAD", f"/v2/{repository}/blobs/{digest}", expected=FOUND)
     return digest
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from conformance.expectations import EXPECTATIONS
 from conformance.report import Result, table, write
 from conformance.results import differences
-from conformance.suite import NotInstalled, pinned_version, run_suite
+from conformance.suite import pinned_version, run_suite
 from conformance.variants import VARIANTS, Variant
+from tests.tools import NotInstalled
 
 FAILURES_SHOWN_MAX = 20
 
@@ -24,9 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.write and (len(variants), len(versions)) != (len(VARIANTS), len(EXPECTATIONS)):
         print("--write is for a whole run: leave --variant and --version out", file=sys.stderr)
         return 2
+    runs = [(variant, version) for variant in variants for version in versions if version in variant.versions]
+    if not runs:
+        print(f"{variants[0].name} is run with version {' and '.join(variants[0].versions)} only", file=sys.stderr)
+        return 2
     directory = Path(tempfile.mkdtemp(prefix="pierhead-conformance-"))
     try:
-        results = [_run(variant, version, directory) for variant in variants for version in versions]
+        results = [_run(variant, version, directory) for variant, version in runs]
     except NotInstalled as missing:
         print(missing, file=sys.stderr)
         return 2
@@ -65,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(variant: Variant, version: str, directory: Path) -> Result:
     place = directory / f"{variant.name}-{version}"
-    with variant.serving(place) as server:
-        run = run_suite(server.address, version, place / "results", environment=variant.login)
+    with variant.serving(place) as address:
+        run = run_suite(address, version, place / "results", environment=variant.login)
     shutil.rmtree(place / "data")
     return Result(variant.name, version, run, differences(run, EXPECTATIONS[version]))
 

@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from conformance.results import Run
-from tests.tools import find_tool, how_to_get, pinned_tools
+from tests.tools import pinned_tools, require
 
 PROGRAM = "conformance"
 SECONDS_MAX = 300
-
-
-class NotInstalled(Exception):
-    """The suite's program is not there; the message says how to get it."""
 
 
 def pinned_version() -> str:
@@ -27,9 +23,7 @@ def run_suite(address: str, version: str, directory: Path, *, environment: Mappi
     What it prints is kept there too, as `printed.txt`. Raises NotInstalled without the program, and
     subprocess.TimeoutExpired if it does not end.
     """
-    program = find_tool(PROGRAM)
-    if program is None:
-        raise NotInstalled(how_to_get(PROGRAM))
+    program = require(PROGRAM)
     directory.mkdir(parents=True)
     settings = {
         "OCI_VERSION": version,

@@ -1,8 +1,11 @@
-"""Addresses to listen on."""
+"""Addresses to listen on, and those of clients."""
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix:"
 SOCKET_PATH_BYTES_MAX = 107
@@ -49,6 +52,26 @@ def parse_address(text: str) -> TcpAddress | Path:
     if not all(character.isalnum() or character in "-._" for character in host) or not host.isascii():
         raise ValueError(f"{host!r} is neither an IP address nor the name of a host")
     return TcpAddress(host, int(port))
+
+
+def parse_network(text: str) -> Network:
+    """Parse an address or a network; one of IPv4-mapped IPv6 addresses is that of IPv4. Raises ValueError."""
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return network if mapped is None else ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+
+
+def is_within(text: str, networks: Iterable[Network]) -> bool:
+    """Tell whether an address lies in one of the networks; an IPv4-mapped one is that of IPv4.
+
+    What is no address lies in none.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)
 
 
 def _v6(host: str) -> str:

@@ -18,6 +18,7 @@ from registry.api.errors import render
 from registry.api.forwarding import client_address, forwarded_prefix
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
+from registry.api.redirects import Redirects
 from registry.api.requests import Request
 from registry.api.responses import Response
 from registry.api.routes import Router, Shape, Target, parse_path, routes
@@ -58,6 +59,7 @@ from storage.catalog import CatalogStore
 from storage.drivers import Driver
 from storage.errors import Corrupt
 from storage.layout import check_layout, is_unadopted
+from storage.leases import LeaseStore
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
@@ -246,7 +248,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             Referrers(stores.referrers, manifest_store),
             Catalog(catalog_store),
         ),
-        BlobEndpoints(Blobs(blob_store, removals, References(manifest_store), delete=settings.delete), auditor),
+        BlobEndpoints(
+            Blobs(blob_store, removals, References(manifest_store), delete=settings.delete),
+            auditor,
+            _build_redirects(settings, driver),
+        ),
         UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
@@ -259,7 +265,8 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     }
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
-    janitor = Janitor(sweeps, sweep_seconds=limits.sweep_seconds)
+    leases = LeaseStore(driver, new_id=_new_id)
+    janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
     return Registry(driver, Router(table), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts)
 
 
@@ -312,6 +319,13 @@ def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
     watched = {path: kind for path, kind in files.items() if path is not None}
     auditor = Auditor(trail, required=settings.audit.required)
     return AuditParts(trail, auditor, FileWatch(trail, driver, watched))
+
+
+def _build_redirects(settings: Settings, driver: Driver) -> Redirects | None:
+    s3 = settings.s3
+    if not s3.redirect or not driver.capabilities.presigned_urls:
+        return None
+    return Redirects(s3.redirect_networks, seconds=int(s3.redirect_seconds), is_trusted=settings.trusts)
 
 
 def _build_gate(settings: Settings, driver: Driver, shared: Shared, auditor: Auditor) -> Gate:

@@ -26,6 +26,13 @@ class Blobs:
         except NotFound as error:
             raise _unknown(error) from error
 
+    async def locate(self, repository: RepositoryName, digest: Digest, *, seconds: int) -> tuple[Stat, str | None]:
+        """Size and time of a blob, and a URL of its bytes for so many seconds, if there is one. Raises BlobUnknown."""
+        try:
+            return await self._store.locate(repository, digest, seconds=seconds)
+        except NotFound as error:
+            raise _unknown(error) from error
+
     async def open(self, repository: RepositoryName, digest: Digest) -> Blob:
         """Open a blob for reading. Raises BlobUnknown."""
         try:

@@ -1,6 +1,5 @@
 """Settings: every key with its default, its bounds and its meaning. Where they come from: config_sources.py."""
 
-import ipaddress
 import json
 import os
 import re
@@ -10,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from registry.addresses import is_public, parse_address
+from registry.addresses import Network, is_public, is_within, parse_address, parse_network
 from registry.media_types import MANIFESTS
 from registry.quantities import Bytes, Count, Seconds
 from registry.stores import BucketPlace, parse_place
@@ -20,8 +19,6 @@ _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-
 _REALM = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+(?:/[A-Za-z0-9._~/%?=&-]*)?")
 _SERVICE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def _texts(value: object) -> object:
@@ -51,7 +48,7 @@ def _networks(value: object) -> object:
     for text in texts:
         try:
             # A number would be taken for an address: 1 for 0.0.0.1.
-            found.append(text if isinstance(text, Network) else ipaddress.ip_network(str(text)))
+            found.append(text if isinstance(text, Network) else parse_network(str(text)))
         except ValueError:
             raise ValueError(
                 f"{text!r} is neither an address nor a network: expected such as 10.0.0.5 or 10.0.0.0/8"
@@ -334,6 +331,43 @@ class S3(BaseModel):
     memory_bytes_max: Bytes = Field(
         128 << 20, ge=64 << 20, description="Memory of a worker for bodies on their way into the store."
     )
+    commit: Literal["pointer", "copy"] = Field(
+        "pointer",
+        description="How a blob of more than 8 MiB becomes visible: at once by a `pointer`, and moved to its place "
+        "afterwards; or by a `copy` that the push waits for.",
+    )
+    redirect: bool = Field(
+        default=True, description="Whether a GET of a blob is redirected (307) to the store, by a presigned URL."
+    )
+    redirect_endpoint: str | None = Field(
+        None,
+        description="Where clients reach the store, such as https://store.example; unset: where this server does.",
+    )
+    redirect_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] | None = Field(
+        None,
+        description="Addresses and networks of clients that are redirected; all others get the bytes from here. "
+        "Unset: everybody is.",
+    )
+    redirect_seconds: Seconds = Field(
+        1200.0, ge=1, le=7 * 86400, description="How long a presigned URL lasts, in whole seconds."
+    )
+
+    @field_validator("redirect_endpoint")
+    @classmethod
+    def _check_redirect_endpoint(cls, text: str | None) -> str | None:
+        # Bucket and key follow it, and what a proxy takes off a path would break the signature.
+        if text is not None and not _URL.fullmatch(text):
+            raise ValueError("expected scheme, host and port without a path, such as https://store.example:9000")
+        return text
+
+    @field_validator("redirect_networks")
+    @classmethod
+    def _check_redirect_networks(cls, networks: tuple[Network, ...] | None) -> tuple[Network, ...] | None:
+        if networks == ():
+            raise ValueError(
+                "no network at all: to redirect nobody say redirect = false, to redirect everybody leave it out"
+            )
+        return networks
 
 
 class Settings(BaseModel):
@@ -430,11 +464,4 @@ class Settings(BaseModel):
         """Tell whether a peer's word about its client counts. Whoever reaches a unix socket was let in by its mode."""
         if peer == "unix":
             return True
-        if not self.trusted_proxies:
-            return False
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        mapped = getattr(address, "ipv4_mapped", None)
-        return any((mapped or address) in network for network in self.trusted_proxies)
+        return bool(self.trusted_proxies) and is_within(peer, self.trusted_proxies)

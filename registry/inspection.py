@@ -20,7 +20,7 @@ from storage.drivers import Driver, Stat
 from storage.errors import Corrupt, NotFound, StorageRefused
 from storage.links import LINK_BYTES_MAX
 from storage.manifests import STORED_BYTES_MAX, ManifestStore
-from storage.uploads import RECORD_BYTES_MAX, UploadRecord
+from storage.uploads import RECORD_STORED_BYTES_MAX, UploadRecord
 
 DIGESTS_TOLD_MAX = 3
 STARTED_BYTES_MAX = 256
@@ -203,7 +203,7 @@ class Inspection:
         if record.digest is not None:
             return []
         try:
-            staged = await self._driver.stat_staged(keys.upload_bytes(record.repository, upload))
+            staged = await self._driver.stat_staged(keys.upload_bytes(record.repository, upload), record=key)
         except StorageRefused:
             return [Finding(Problem.UNREADABLE, keys.upload_bytes(record.repository, upload))]
         except NotFound:
@@ -298,7 +298,7 @@ class Inspection:
     async def _record(self, upload: str) -> UploadRecord | Finding | None:
         key = keys.upload_record(upload)
         try:
-            record = UploadRecord.from_json((await self._driver.get(key, bytes_max=RECORD_BYTES_MAX)).body)
+            record = UploadRecord.from_json((await self._driver.get(key, bytes_max=RECORD_STORED_BYTES_MAX)).body)
         except StorageRefused:
             return Finding(Problem.UNREADABLE, key)
         except (Corrupt, ValueError):

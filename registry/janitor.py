@@ -7,18 +7,26 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from storage.errors import StorageUnavailable
+from storage.errors import StorageError, StorageUnavailable
+from storage.leases import LeaseStore
 
 log = structlog.get_logger(__name__)
 
 
-class Janitor:
-    """Sweeps again and again. Every worker has one: what it does is safe to do twice at once.
+LEASE = "sweep"
 
-    `sweeps` has, by what it drops, a function that drops it and returns how many there were.
+
+class Janitor:
+    """Sweeps again and again. Every worker of every server has one, and one of them at a time sweeps.
+
+    What it does is safe to do twice at once. `sweeps` has, by what it drops, a function that drops it and returns how
+    many there were.
     """
 
-    def __init__(self, sweeps: Mapping[str, Callable[[], Awaitable[int]]], *, sweep_seconds: float) -> None:
+    def __init__(
+        self, leases: LeaseStore, sweeps: Mapping[str, Callable[[], Awaitable[int]]], *, sweep_seconds: float
+    ) -> None:
+        self._leases = leases
         self._sweeps = sweeps
         self._sweep_seconds = sweep_seconds
         self._task: asyncio.Task[None] | None = None
@@ -38,8 +46,14 @@ class Janitor:
         while True:
             # Workers that were started together spread out.
             await asyncio.sleep(self._sweep_seconds * random.uniform(0.5, 1))  # noqa: S311  # no secret
-            for what, sweep in self._sweeps.items():
-                await _sweep(what, sweep)
+            try:
+                await self._leases.run(LEASE, self._sweep_all, rest_seconds=self._sweep_seconds / 4)
+            except StorageError as error:
+                log.warning("can't tell whether to sweep", reason=str(error), remedy="none: looked again later")
+
+    async def _sweep_all(self) -> None:
+        for what, sweep in self._sweeps.items():
+            await _sweep(what, sweep)
 
 
 async def _sweep(what: str, sweep: Callable[[], Awaitable[int]]) -> None:

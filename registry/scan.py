@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -103,12 +103,13 @@ class Scan:
         self._tally.enter("blobs")
         running: set[asyncio.Task[None]] = set()
         try:
-            async for place in walk(self._driver, keys.BLOBS):
+            async for place in self._all_blobs():
                 if place.digest is None:
                     await self._rechecks.check(partial(self._is_there, place))
                     continue
                 self._tally.counts["blobs"] += 1
-                self._tally.fraction = int(place.digest.hex[:4], 16) / 0x10000  # digests are spread evenly
+                if place.kind is Kind.BLOB:
+                    self._tally.fraction = int(place.digest.hex[:4], 16) / 0x10000  # digests are spread evenly
                 linked = place.digest in self._linked
                 if not linked:
                     await self._garbage(place.digest)
@@ -124,6 +125,12 @@ class Scan:
             for task in running:
                 task.cancel()
         await self._rechecks.settle()
+
+    async def _all_blobs(self) -> AsyncIterator[Place]:
+        # Those that are moved meanwhile come twice, and none is missed.
+        for prefix in (keys.POINTERS, keys.BLOBS):
+            async for place in walk(self._driver, prefix):
+                yield place
 
     async def _look(self, digest: Digest, *, linked: bool, first: Sequence[Finding] | None = None) -> None:
         async def look() -> Sequence[Finding]:

@@ -54,7 +54,9 @@ def open_driver(settings: "Settings") -> Driver:
         return FileSystemDriver(settings.data)
     from storage.s3 import S3Driver, S3Settings  # noqa: PLC0415
 
-    given = {name: value for name, value in settings.s3.model_dump().items() if value is not None}
+    # Whom to redirect, and for how long, is no business of the driver's.
+    told = settings.s3.model_dump(exclude={"redirect", "redirect_networks", "redirect_seconds"})
+    given = {name: value for name, value in told.items() if value is not None}
     return S3Driver(S3Settings(bucket=settings.data.bucket, prefix=settings.data.prefix, **given))
 
 

@@ -118,9 +118,8 @@ class Uploads:
 
         If the client vanishes, a stream's bytes so far are kept, and a chunk's are taken back.
         """
-        found = await self.get(repository, upload)
         with self._slot():
-            async with self._writer(found) as writer:
+            async with self._writer(repository, upload) as writer:
                 self._check(writer, body)
                 await self._receive(writer, body)
                 return Upload(writer.record, writer.size)
@@ -132,18 +131,10 @@ class Uploads:
         which ends the session.
         """
         try:
-            found = await self._store.find(repository, upload)
-        except NotFound as error:
+            await self._finish(repository, upload, digest, body)
+        except UploadUnknown:
             if not await self._has_ended_as(repository, upload, digest):
-                raise _unknown() from error
-            return
-        with self._slot() if not body.is_empty else contextlib.nullcontext():
-            async with self._writer(found) as writer:
-                self._check(writer, body)
-                writer.also_hash(digest.algorithm)
-                if not body.is_empty:
-                    await self._receive(writer, body, save=False)
-                await self._commit(repository, writer, digest)
+                raise
 
     async def put(self, repository: RepositoryName, digest: Digest, body: Body) -> None:
         """Take a whole blob in one request (end-4b). Raises DigestInvalid, TooLarge."""
@@ -171,6 +162,16 @@ class Uploads:
             ended_seconds=limits.ended_seconds,
         )
 
+    async def _finish(self, repository: RepositoryName, upload: str, digest: Digest, body: Body) -> None:
+        with self._slot() if not body.is_empty else contextlib.nullcontext():
+            async with self._writer(repository, upload) as writer:
+                self._check(writer, body)
+                writer.also_hash(digest.algorithm)
+                if not body.is_empty:
+                    aimed = writer.size == 0 and self._blobs.aim(writer.staged, digest)
+                    await self._receive(writer, body, save=False, keep=not aimed)
+                await self._commit(repository, writer, digest)
+
     async def _find_source(self, digest: Digest, shows: Callable[[str], bool]) -> RepositoryName | None:
         hint = await self._blobs.source(digest)
         with contextlib.suppress(NameInvalid):  # what is stored there may be damaged
@@ -197,20 +198,25 @@ class Uploads:
             self._receiving -= 1
 
     @asynccontextmanager
-    async def _writer(self, found: Upload) -> AsyncIterator[UploadWriter]:
+    async def _writer(self, repository: RepositoryName, upload: str) -> AsyncIterator[UploadWriter]:
         try:
-            writer = await self._store.write(found)
+            writer = await self._store.write(repository, upload)
         except Busy as error:
-            current = await self.get(RepositoryName(found.record.repository), found.record.id)
-            raise RangeInvalid("another request is adding to this upload", size=current.size) from error
+            raise await self._busy(repository, upload) from error
         except NotFound as error:
             raise _unknown() from error
         try:
             yield writer
+        except Busy as error:
+            raise await self._busy(repository, upload) from error
         except NotFound as error:
             raise UploadUnknown("the upload was cancelled or has ended meanwhile") from error
         finally:
             await writer.close()
+
+    async def _busy(self, repository: RepositoryName, upload: str) -> RangeInvalid:
+        current = await self.get(repository, upload)
+        return RangeInvalid("another request is adding to this upload", size=current.size)
 
     def _check(self, writer: UploadWriter, body: Body) -> None:
         if body.start is not None and body.start != writer.size:
@@ -227,8 +233,11 @@ class Uploads:
         if limit is not None and size + (body.length or 0) > limit:
             raise TooLarge(f"a blob has at most {limit} bytes here")
 
-    async def _receive(self, writer: UploadWriter, body: Body, *, save: bool = True) -> None:
-        """Append a body and make it durable; what is kept when it breaks off is told in `append`."""
+    async def _receive(self, writer: UploadWriter, body: Body, *, save: bool = True, keep: bool = True) -> None:
+        """Append a body and make it durable; what is kept when it breaks off is told in `append`.
+
+        Without `keep` nothing is: the bytes go where only a whole blob can be.
+        """
         start = writer.size
         try:
             async for pieces in body.batches:
@@ -236,10 +245,10 @@ class Uploads:
                 self._refuse_overrun(writer, start, body)
             if body.range_length is not None and writer.size - start != body.range_length:
                 raise SizeInvalid(f"Content-Range speaks of {body.range_length} bytes, {writer.size - start} have come")
-        except NotFound:
+        except (NotFound, Busy):
             raise
         except BaseException as error:
-            if body.start is not None or isinstance(error, SizeInvalid):
+            if not keep or body.start is not None or isinstance(error, SizeInvalid):
                 await writer.roll_back(start)
             await self._store.save(writer)
             raise
@@ -257,8 +266,9 @@ class Uploads:
         if actual != digest:
             await self._store.cancel(repository, writer.record.id)
             raise DigestInvalid(f"the bytes hash to {actual}, not to the digest that was asked for: push them again")
-        await self._blobs.commit(writer.staged, repository, digest, canonical=canonical)
-        await self._store.finish(writer, digest)
+        ended = self._store.ended(writer, digest)
+        await self._blobs.commit(writer.staged, repository, digest, canonical=canonical, record=ended)
+        await self._store.finish(writer)
 
     async def _has_ended_as(self, repository: RepositoryName, upload: str, digest: Digest) -> bool:
         # The answer to the first finish may have been lost; the blob may also have been deleted since.

@@ -116,14 +116,18 @@ class BlobStore:
 
     async def stat(self, repository: str, digest: Digest) -> Stat:
         """Tell size and time of a blob that the repository links to. Raises NotFound."""
-        canonical = await self.resolve(repository, digest)
-        key = keys.blob(canonical)
-        try:
-            found = await self._driver.stat(key)
-        except (NotFound, StorageRefused) as error:
-            raise _unreadable(key, error) from error
-        await self._refuse_damaged(canonical, found)
+        _canonical, found = await self._look(repository, digest)
         return found
+
+    async def locate(self, repository: str, digest: Digest, *, seconds: int) -> tuple[Stat, str | None]:
+        """Tell size and time of a blob, and a URL of its bytes that lasts so many seconds, if there is one.
+
+        Raises NotFound. Nobody checks what is read by the URL but its reader.
+        """
+        canonical, found = await self._look(repository, digest)
+        if not found.at_key:
+            return found, None
+        return found, await self._driver.presign(keys.blob(canonical), seconds=seconds)
 
     async def exists(self, repository: str, digest: Digest) -> bool:
         """Tell whether the repository links to the blob and its bytes are there."""
@@ -176,13 +180,25 @@ class BlobStore:
             return False
         return marker.body == marker_text(found)
 
-    async def commit(self, writer: StagedWriter, repository: str, digest: Digest, *, canonical: Digest) -> None:
-        """Make verified staged bytes the blob, then link the repository to it.
+    def aim(self, writer: StagedWriter, digest: Digest) -> bool:
+        """Say what the bytes are to be before they come; tells whether nothing of them is kept until they are it."""
+        return digest.algorithm == SHA256 and writer.aim(keys.blob(digest))
+
+    async def commit(
+        self,
+        writer: StagedWriter,
+        repository: str,
+        digest: Digest,
+        *,
+        canonical: Digest,
+        record: bytes | None = None,
+    ) -> None:
+        """Make verified staged bytes the blob, `record` what is left of their record, and link the repository to it.
 
         The bytes always replace what lies there: a copy that was truncated or has rotted is healed by the
         push, and no reader is disturbed, for it holds the old file open.
         """
-        identity = await writer.commit(keys.blob(canonical))
+        identity = await writer.commit(keys.blob(canonical), record)
         for name in (canonical, digest):
             self._verified.add((identity, name))
         await self.link(repository, digest, canonical=canonical)
@@ -228,6 +244,17 @@ class BlobStore:
             log.error("damaged link", key=key, reason="it leads to another blob", remedy="push the blob again")
             raise Corrupt("the link leads to another blob", key=key)
         return canonical
+
+    async def _look(self, repository: str, digest: Digest) -> tuple[Digest, Stat]:
+        """Where the bytes of a blob lie that the repository links to, their size and time. Raises NotFound."""
+        canonical = await self.resolve(repository, digest)
+        key = keys.blob(canonical)
+        try:
+            found = await self._driver.stat(key)
+        except (NotFound, StorageRefused) as error:
+            raise _unreadable(key, error) from error
+        await self._refuse_damaged(canonical, found)
+        return canonical, found
 
     async def _refuse_damaged(self, canonical: Digest, found: Stat) -> None:
         key = keys.blob(canonical)

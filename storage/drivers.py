@@ -16,6 +16,9 @@ PIECE_BYTES = 1 << 20
 """The size in which large objects are read: one thread hop each."""
 
 
+RECORD_BYTES_MAX = 16384
+"""The longest record of a staged object."""
+
 _NO_COMPONENTS = frozenset({"", ".", ".."})
 
 
@@ -44,16 +47,23 @@ class Capabilities:
     """What a driver can do beyond the contract, as data: nobody asks for a driver's name."""
 
     presigned_urls: bool = False
+    """Whether `presign` may give URLs; without it, it never does."""
     object_bytes_max: int | None = None
     append_bytes_min: int = 0
+    staged_in_place: bool = True
+    """Whether staged bytes lie at their key, where other registries find them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Size in bytes and time of the last write, in seconds since the epoch."""
+    """Size in bytes and time of the last write, in seconds since the epoch.
+
+    `at_key` is false while the bytes lie elsewhere in the store, from where only the driver reads them.
+    """
 
     size: int
     modified: float
+    at_key: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,28 @@ class Page:
     more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """An object that was moved to its key, or could not be."""
+
+    key: str
+    size: int
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Something that takes space: an object, or an `unfinished` upload of one.
+
+    `pointed` says that it holds bytes of an object that is read elsewhere.
+    """
+
+    key: str
+    size: int
+    unfinished: bool = False
+    pointed: bool = False
+
+
 class Reader(Protocol):
     """One version of a large object, held open: a replacement meanwhile does not change what it reads."""
 
@@ -111,6 +143,17 @@ class StagedWriter(Protocol):
     size: int
     """Bytes kept so far: where the next write goes."""
 
+    record: bytes
+    """The record of the staged object as it was when the writer came; empty without one."""
+
+    def aim(self, key: str) -> bool:
+        """Say, before the first byte, where all of them will be committed; tells whether that is made use of.
+
+        If so, the bytes go there at once, invisibly, and nothing of them is kept but by `commit`: a flush is
+        refused, and the next writer finds the staged object empty. `truncate(0)` takes the aim back.
+        """
+        ...
+
     async def write(self, pieces: Sequence[bytes], observe: Observer | None = None) -> None:
         """Append the pieces, calling `observe(pieces)` in the thread that writes them.
 
@@ -123,19 +166,22 @@ class StagedWriter(Protocol):
         """Take back everything after the first `size` bytes."""
         ...
 
-    async def flush(self) -> None:
-        """Return only when the bytes so far, and the way to them, survive a power cut."""
+    async def flush(self, record: bytes | None = None) -> None:
+        """Return only when the bytes so far, and the way to them, survive a power cut; and then a new record.
+
+        Raises NotFound if the staged object was discarded meanwhile, and Busy if another writer came first.
+        """
         ...
 
     def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Read back what was staged, as Reader.pieces does."""
         ...
 
-    async def commit(self, key: str) -> str:
+    async def commit(self, key: str, record: bytes | None = None) -> str:
         """Make the staged bytes the object at `key`, replacing what was there, in one durable step.
 
-        The staged object is gone afterwards and the writer closed. Returns the identity that a Reader of the
-        new object has.
+        The staged object is gone afterwards and the writer closed; the record is replaced by the one given, or gone
+        too. (A power cut may leave it as it was.) Returns the identity that a Reader of the new object has.
         """
         ...
 
@@ -151,6 +197,10 @@ class Driver(Protocol):
 
     Everything that changes the store is durable when it returns: it survives a power cut, together with
     every directory on the way to it. Any method may raise StorageUnavailable and its subclasses.
+
+    A staged object may have a *record*, one line of text that changes together with its bytes: never before them.
+    It is the first line of the object at `record`, in which a driver may keep more behind it. Whoever begins a staged
+    object with a record names its key in every other call.
     """
 
     capabilities: Capabilities
@@ -206,26 +256,49 @@ class Driver(Protocol):
         """Open a large object for reading. Raises NotFound."""
         ...
 
-    async def stage(self, key: str) -> None:
-        """Begin an empty staged object. Raises AlreadyExists if there is one.
+    async def presign(self, key: str, *, seconds: int) -> str | None:
+        """Make a URL by which whoever has it reads the object with GET, whole or a range, for so many seconds.
+
+        What is read by it comes as octets to be saved, whatever they are. None if there is no URL for this object:
+        then it is read through `open`. Whether there is such an object is not looked at.
+        """
+        ...
+
+    async def stage(self, key: str, *, record: str = "", text: bytes = b"") -> None:
+        """Begin an empty staged object, and its record. Raises AlreadyExists if there is one.
 
         It is not an object: get, stat and list need not know it. It may be lost in a power cut until its
         writer has flushed it.
         """
         ...
 
-    async def stat_staged(self, key: str) -> Stat:
+    async def stat_staged(self, key: str, *, record: str = "") -> Stat:
         """Tell size and time of a staged object, also while it is written to. Raises NotFound."""
         ...
 
-    async def open_staged(self, key: str) -> StagedWriter:
-        """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
+    async def open_staged(self, key: str, *, record: str = "") -> StagedWriter:
+        """Become the writer of a staged object. Raises NotFound, or Busy if it has one already.
+
+        Where a look at a lock costs a call, several may open it who write only a little: then the first of them
+        to flush is the writer, and the others are told so.
+        """
         ...
 
-    async def discard(self, key: str) -> None:
-        """Drop a staged object, also from under its writer; dropping what is absent is fine."""
+    async def discard(self, key: str, *, record: str = "") -> None:
+        """Drop a staged object and its record, also from under its writer; dropping what is absent is fine."""
         ...
 
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Drop what dead processes have left that no key leads to, and return how much of it there was."""
+        ...
+
+    def sizes(self) -> AsyncIterator[Sized]:
+        """Yield everything that takes space, in no order: objects, staged bytes, what dead processes have left."""
+        ...
+
+    def compact(self) -> AsyncIterator[Moved]:
+        """Move every object whose bytes do not lie at its key yet, so that others find it there too.
+
+        Those that another process is moving are waited for.
+        """
         ...

@@ -23,6 +23,8 @@ ROBOTS = f"{OURS}/robots/"
 REFRESH = f"{OURS}/refresh/"
 SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
+LEASES = f"{OURS}/leases/"
+POINTERS = f"{OURS}/pointers/"
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -44,6 +46,11 @@ def _ours(name: str) -> str:
 def blob(digest: Digest) -> str:
     """The bytes of a blob or manifest, always under their sha256 digest."""
     return f"{BLOBS}{digest.algorithm}/{digest.hex[:2]}/{digest.hex}/data"
+
+
+def pointer(key: str) -> str:
+    """Where the bytes are of an object that has not been moved to its key yet."""
+    return f"{POINTERS}{key}"
 
 
 def layers(name: str) -> str:
@@ -149,6 +156,11 @@ def blob_removals(name: str, digest: Digest) -> str:
 def manifest_removals(name: str, digest: Digest) -> str:
     """Announcements that a manifest may be taken from a repository."""
     return f"{REMOVALS}{name}/_revisions/{digest.algorithm}/{digest.hex}/"
+
+
+def lease(name: str) -> str:
+    """Who does a piece of background work now."""
+    return f"{LEASES}{name}"
 
 
 def referrers(name: str, subject: Digest) -> str:

@@ -5,7 +5,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from storage.drivers import PIECE_BYTES, Capabilities, Entry, Observer, Page, SmallObject, Stat, check_key, check_prefix
+from storage.drivers import (
+    PIECE_BYTES,
+    RECORD_BYTES_MAX,
+    Capabilities,
+    Entry,
+    Moved,
+    Observer,
+    Page,
+    Sized,
+    SmallObject,
+    Stat,
+    check_key,
+    check_prefix,
+)
 from storage.errors import AlreadyExists, Busy, Corrupt, NotFound, VersionMismatch
 
 
@@ -93,31 +106,60 @@ class MemoryDriver:
         found = self._find(key)
         return MemoryReader(key, found.body, found.modified, found.version)
 
-    async def stage(self, key: str) -> None:
-        """Begin an empty staged object. Raises AlreadyExists."""
+    async def presign(self, key: str, *, seconds: int) -> str | None:  # noqa: ARG002  # the contract's
+        """Give no URL: there is nobody but this driver to read objects from."""
+        check_key(key)
+        return None
+
+    async def stage(self, key: str, *, record: str = "", text: bytes = b"") -> None:
+        """Begin an empty staged object, and its record. Raises AlreadyExists."""
         if check_key(key) in self._staged:
             raise AlreadyExists("there is such a staged object already", key=key)
+        if record:
+            await self.put(record, text)
         self._staged[key] = _Staged(self._clock())
 
-    async def stat_staged(self, key: str) -> Stat:
+    async def stat_staged(self, key: str, *, record: str = "") -> Stat:  # noqa: ARG002  # its key is enough
         """Tell size and time of a staged object. Raises NotFound."""
         staged = self._find_staged(key)
         return Stat(len(staged.body), staged.modified)
 
-    async def open_staged(self, key: str) -> "MemoryWriter":
+    async def open_staged(self, key: str, *, record: str = "") -> "MemoryWriter":
         """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
         staged = self._find_staged(key)
         if staged.written:
             raise Busy("another writer holds the staged object", key=key)
-        return MemoryWriter(self, key, staged)
+        writer = MemoryWriter(self, key, staged, record)
+        if record:
+            try:
+                writer.record = (await self.get(record, bytes_max=RECORD_BYTES_MAX)).body
+            except BaseException:
+                await writer.close()
+                raise
+        return writer
 
     async def sweep(self, *, older_than_seconds: float) -> int:  # noqa: ARG002  # there is nothing of the kind
         """Drop nothing: what a dead process had in memory is gone with it."""
         return 0
 
-    async def discard(self, key: str) -> None:
-        """Drop a staged object, also from under its writer; dropping what is absent is fine."""
+    async def sizes(self) -> AsyncIterator[Sized]:
+        """Yield every object and everything staged."""
+        for key, found in list(self._objects.items()):
+            yield Sized(key, len(found.body))
+        for key, staged in list(self._staged.items()):
+            yield Sized(key, len(staged.body))
+
+    async def compact(self) -> AsyncIterator[Moved]:
+        """Yield nothing: every object lies at its key."""
+        none: tuple[Moved, ...] = ()
+        for moved in none:
+            yield moved
+
+    async def discard(self, key: str, *, record: str = "") -> None:
+        """Drop a staged object and its record, also from under its writer; dropping what is absent is fine."""
         self.forget_staged(check_key(key))
+        if record:
+            await self.delete(record)
 
     def write(self, key: str, body: bytes) -> str:
         """Make bytes the object at `key` and return the version."""
@@ -171,12 +213,19 @@ class MemoryReader:
 class MemoryWriter:
     """The one writer of a staged object, until it is closed."""
 
-    def __init__(self, driver: MemoryDriver, key: str, staged: _Staged) -> None:
+    def __init__(self, driver: MemoryDriver, key: str, staged: _Staged, record: str) -> None:
         staged.written = True
         self.size = len(staged.body)
+        self.record = b""
+        self._record_key = record
         self._driver = driver
         self._key = key
         self._staged: _Staged | None = staged
+
+    def aim(self, key: str) -> bool:
+        """Make no use of it: everything is kept at once."""
+        check_key(key)
+        return False
 
     async def write(self, pieces: Sequence[bytes], observe: Observer | None = None) -> None:
         """Append the pieces. Raises NotFound if the staged object was discarded."""
@@ -194,19 +243,25 @@ class MemoryWriter:
         del staged.body[size:]
         self.size = len(staged.body)
 
-    async def flush(self) -> None:
-        """Raise NotFound if the staged object was discarded."""
+    async def flush(self, record: bytes | None = None) -> None:
+        """Take the new record. Raises NotFound if the staged object was discarded."""
         self._held()
+        if record is not None:
+            await self._driver.put(self._record_key, record)
 
     def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Read back what was staged."""
         return _pieces(self._key, bytes(self._held().body), start, length, observe)
 
-    async def commit(self, key: str) -> str:
+    async def commit(self, key: str, record: bytes | None = None) -> str:
         """Make the staged bytes the object at `key`, close the writer, and return the object's identity."""
         version = self._driver.write(key, bytes(self._held().body))
         self._driver.forget_staged(self._key)
         await self.close()
+        if record is not None:
+            await self._driver.put(self._record_key, record)
+        elif self._record_key:
+            await self._driver.delete(self._record_key)
         return _identity(key, version)
 
     async def close(self) -> None:

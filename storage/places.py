@@ -1,7 +1,7 @@
 """What a key that was found in a listing means: the reverse of `storage/keys.py`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from storage import keys
@@ -33,6 +33,8 @@ class Kind(Enum):
     REFRESH_TOKEN = "refresh token"  # noqa: S105
     AUDIT = "record of the audit trail"
     STAGED = "staged bytes of an upload in a bucket"
+    LEASE = "lease of background work"
+    POINTER = "pointer to a blob in a bucket that is not at its key yet"
     TEMPORARY = "unfinished file of distribution"
     STRAY = "stray object"
 
@@ -122,6 +124,11 @@ def _in_accounts(key: str) -> Place:
             return Place(key, Kind.REFRESH_TOKEN, name=token)
         case [keys.OURS, "staged", _, *_]:
             return Place(key, Kind.STAGED)
+        case [keys.OURS, "pointers", *parts]:
+            blob = read_key("/".join(parts))
+            return replace(blob, key=key, kind=Kind.POINTER) if blob.kind is Kind.BLOB else _stray(key)
+        case [keys.OURS, "leases", name]:
+            return Place(key, Kind.LEASE, name=name)
         case [keys.OURS, "audit", *parts] if parts:
             return Place(key, Kind.AUDIT, name="/".join(parts))
     return _stray(key)

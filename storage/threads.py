@@ -1,9 +1,10 @@
 """Threads for work that waits for a store: bounded, and never left behind by a request that was cancelled."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 HASHING_MAX = 2
 """How many threads may at once write bytes and hash them: more would only take the event loop's turns.
@@ -56,3 +57,17 @@ async def _ended(task: Future[R]) -> None:
 def _retrieve(waiting: asyncio.Future[R]) -> None:
     if not waiting.cancelled():
         waiting.exception()  # nobody else will ask for it, and asyncio would complain
+
+
+async def whole(work: Coroutine[Any, Any, R]) -> R:
+    """Await something that must not stop half-way: a cancellation is raised once it has ended."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise

@@ -1,8 +1,7 @@
 """Upload sessions as they lie in storage: a record, and staged bytes that have one writer at a time.
 
-Nothing of a session is kept in memory, so any worker may take the next request of it. The record is written
-before the staged bytes are begun and deleted after they were dropped, so that no crash leaves bytes that the sweep does
-not find.
+Nothing of a session is kept in memory, so any worker may take the next request of it. The record is that of the
+staged bytes: it changes together with them, and leads the sweep to them.
 """
 
 import base64
@@ -20,7 +19,9 @@ from storage.digest import Digest, RunningHash
 from storage.drivers import Driver, StagedWriter, check_key
 from storage.errors import Busy, Corrupt, NotFound, StorageRefused
 
-RECORD_BYTES_MAX = 16384
+RECORD_STORED_BYTES_MAX = 4 << 20
+"""A driver may keep more in the object than the record."""
+
 SWEEP_PAGE = 500
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,7 @@ class UploadRecord:
     def from_json(cls, text: bytes) -> "UploadRecord":
         """Read a stored record. Raises ValueError if it is none, whatever has become of its bytes."""
         try:
-            fields = json.loads(text)
+            fields = json.loads(text.partition(b"\n")[0])
             record = cls(**{**fields, "algorithms": tuple(fields["algorithms"])})
             texts = (record.id, record.repository, *record.algorithms, *record.states, *record.states.values())
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -88,10 +89,10 @@ class UploadStore:
         """Begin an empty session. A power cut may lose it until its first bytes are acknowledged."""
         now = self._clock()
         record = UploadRecord(upload, repository, tuple(algorithms), created=now, touched=now)
-        await self._put(record, durable=False)
-        started = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
-        await self._driver.put(keys.upload_started(repository, upload), started, durable=False)
-        await self._driver.stage(keys.upload_bytes(repository, upload))
+        if self._driver.capabilities.staged_in_place:
+            started = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+            await self._driver.put(keys.upload_started(repository, upload), started, durable=False)
+        await self._driver.stage(keys.upload_bytes(repository, upload), text=record.to_json(), **_beside(upload))
         return Upload(record, 0)
 
     async def find(self, repository: str, upload: str) -> Upload:
@@ -99,51 +100,51 @@ class UploadStore:
         record = await self.record(repository, upload)
         if record.digest is not None:
             raise NotFound("the upload session has ended", key=keys.upload_record(upload))
-        staged = await self._driver.stat_staged(keys.upload_bytes(repository, upload))
+        staged = await self._driver.stat_staged(keys.upload_bytes(repository, upload), **_beside(upload))
         return Upload(record, staged.size)
 
     async def record(self, repository: str, upload: str) -> UploadRecord:
         """Read the record of a session, ended ones included. Raises NotFound."""
         record = await self._read(upload)
-        if record.repository != repository:
-            raise NotFound("no such upload session in this repository", key=keys.upload_record(upload))
+        _check_repository(record, repository)
         return record
 
-    async def write(self, upload: Upload) -> "UploadWriter":
-        """Become the session's writer. Raises NotFound, or Busy if it has one."""
-        record = upload.record
-        staged = await self._driver.open_staged(keys.upload_bytes(record.repository, record.id))
+    async def write(self, repository: str, upload: str) -> "UploadWriter":
+        """Become the session's writer. Raises NotFound, also for another repository's, or Busy if it has one."""
+        staged = await self._driver.open_staged(keys.upload_bytes(repository, upload), **_beside(upload))
         try:
-            # Read again under the lock: another writer may have moved the record on since.
-            current = await self.record(record.repository, record.id)
-            if current.digest is not None:
-                raise NotFound("the upload session has ended", key=keys.upload_record(record.id))
-            hashes = await _resume(current, staged)
+            record = self._parse(upload, staged.record)
+            _check_repository(record, repository)
+            if record.digest is not None:
+                raise NotFound("the upload session has ended", key=keys.upload_record(upload))
+            hashes = await _resume(record, staged)
         except BaseException:
             await staged.close()
             raise
-        return UploadWriter(current, staged, hashes)
+        return UploadWriter(record, staged, hashes)
 
     async def save(self, writer: "UploadWriter") -> None:
-        """Make the bytes so far durable, and then the record with their hash states."""
-        await writer.staged.flush()
-        await self._driver.stat(keys.upload_record(writer.record.id))  # cancelled meanwhile: NotFound
+        """Make the bytes so far durable, and with them their hash states."""
         states = writer.states()
         hashed = writer.size if states else 0
-        await self._put(replace(writer.record, touched=self._clock(), hashed=hashed, states=states))
+        record = replace(writer.record, touched=self._clock(), hashed=hashed, states=states)
+        await writer.staged.flush(record.to_json())
 
-    async def finish(self, writer: "UploadWriter", digest: Digest) -> None:
-        """Remember that the session ended well with `digest`; its bytes have been committed before."""
-        record = writer.record
-        ended = replace(record, touched=self._clock(), hashed=0, states={}, digest=str(digest))
-        await self._put(ended, durable=False)
-        await self._driver.delete(keys.upload_started(record.repository, record.id))
+    def ended(self, writer: "UploadWriter", digest: Digest) -> bytes:
+        """The record of a session that has ended well with `digest`, for the commit of its bytes."""
+        ended = replace(writer.record, touched=self._clock(), hashed=0, states={}, digest=str(digest))
+        return ended.to_json()
+
+    async def finish(self, writer: "UploadWriter") -> None:
+        """Drop what only open sessions have; the bytes have been committed before."""
+        if self._driver.capabilities.staged_in_place:
+            await self._driver.delete(keys.upload_started(writer.record.repository, writer.record.id))
 
     async def cancel(self, repository: str, upload: str) -> None:
         """End a session and drop its bytes, also from under a writer."""
-        await self._driver.discard(keys.upload_bytes(repository, upload))
-        await self._driver.delete(keys.upload_started(repository, upload))
-        await self._driver.delete(keys.upload_record(upload))
+        if self._driver.capabilities.staged_in_place:
+            await self._driver.delete(keys.upload_started(repository, upload))
+        await self._driver.discard(keys.upload_bytes(repository, upload), **_beside(upload))
 
     async def expire(self, *, idle_seconds: float, lifetime_seconds: float, ended_seconds: float) -> int:
         """Drop sessions that nobody uses any more, and forget ended ones; returns how many."""
@@ -180,7 +181,7 @@ class UploadStore:
         if not await self._is_unused(record, idle_seconds, lifetime_seconds):
             return False
         try:
-            writer = await self._driver.open_staged(keys.upload_bytes(record.repository, upload))
+            writer = await self._driver.open_staged(keys.upload_bytes(record.repository, upload), **_beside(upload))
         except Busy:
             return False
         except NotFound:
@@ -200,7 +201,9 @@ class UploadStore:
     async def _is_unused(self, record: UploadRecord, idle_seconds: float, lifetime_seconds: float) -> bool:
         used = record.touched
         with contextlib.suppress(NotFound):
-            staged = await self._driver.stat_staged(keys.upload_bytes(record.repository, record.id))
+            staged = await self._driver.stat_staged(
+                keys.upload_bytes(record.repository, record.id), **_beside(record.id)
+            )
             used = max(used, staged.modified)
         now = self._clock()
         return record.digest is None and (now - used >= idle_seconds or now - record.created >= lifetime_seconds)
@@ -208,16 +211,20 @@ class UploadStore:
     async def _read(self, upload: str) -> UploadRecord:
         key = keys.upload_record(upload)
         try:
-            record = UploadRecord.from_json((await self._driver.get(key, bytes_max=RECORD_BYTES_MAX)).body)
+            text = (await self._driver.get(key, bytes_max=RECORD_STORED_BYTES_MAX)).body
+        except Corrupt as error:
+            raise _damaged(key, error) from error
+        return self._parse(upload, text)
+
+    def _parse(self, upload: str, text: bytes) -> UploadRecord:
+        key = keys.upload_record(upload)
+        try:
+            record = UploadRecord.from_json(text)
             if record.id != upload:
                 raise ValueError("it is another session's")
-        except (ValueError, Corrupt) as error:
-            log.error("damaged upload record", key=key, reason=str(error), remedy="push the blob again")
-            raise Corrupt("the upload record is damaged", key=key) from error
+        except ValueError as error:
+            raise _damaged(key, error) from error
         return record
-
-    async def _put(self, record: UploadRecord, *, durable: bool = True) -> None:
-        await self._driver.put(keys.upload_record(record.id), record.to_json(), durable=durable)
 
 
 class UploadWriter:
@@ -283,6 +290,20 @@ class UploadWriter:
         for running in self.hashes:
             for piece in pieces:
                 running.update(piece)
+
+
+def _beside(upload: str) -> dict[str, str]:
+    return {"record": keys.upload_record(upload)}
+
+
+def _check_repository(record: UploadRecord, repository: str) -> None:
+    if record.repository != repository:
+        raise NotFound("no such upload session in this repository", key=keys.upload_record(record.id))
+
+
+def _damaged(key: str, error: Exception) -> Corrupt:
+    log.error("damaged upload record", key=key, reason=str(error), remedy="push the blob again")
+    return Corrupt("the upload record is damaged", key=key)
 
 
 async def _resume(record: UploadRecord, staged: StagedWriter) -> list[RunningHash]:

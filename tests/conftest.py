@@ -5,13 +5,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import pytest
 
+from tests.clients.daemon import Docker, docker_daemon
 from tests.running import Server, start
 from tests.s3.weed import Store, find_weed, how_to_get_weed, serving_weed
-from tests.tools import find_tool, how_to_get
+from tests.tools import NotInstalled, require
 
 Mount = Callable[..., Path]
 
@@ -41,11 +42,10 @@ def require_tool() -> Callable[[str], str]:
 
 def tool_or_skip(name: str) -> str:
     """Return the path of a program. Without it the test is skipped, and under CI it fails: see how_to_get."""
-    if path := find_tool(name):
-        return path
-    if os.environ.get("CI") == "true":
-        pytest.fail(how_to_get(name), pytrace=False)
-    pytest.skip(how_to_get(name))
+    try:
+        return require(name)
+    except NotInstalled as missing:
+        refuse(str(missing))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def as_root() -> None:
         refuse("another user's files need another user: run as root")
 
 
-def refuse(reason: str) -> None:
+def refuse(reason: str) -> NoReturn:
     """Skip the test; under CI, where everything it needs is there, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
@@ -132,6 +132,17 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     program = find_weed()
     if program is None:
         refuse(how_to_get_weed())
-        raise AssertionError("refused")
     with serving_weed(program, tmp_path_factory.mktemp("weed")) as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Docker]:
+    """Return a docker client with a real daemon behind it; both end with the session."""
+    if os.geteuid() != 0:
+        refuse("dockerd runs as root")
+    client, daemon = tool_or_skip("docker"), tool_or_skip("dockerd")
+    tool_or_skip("containerd")
+    # Not below pytest's own directory: the path of a unix socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ph-docker-") as place, docker_daemon(client, daemon, Path(place)) as up:
+        yield up

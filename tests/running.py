@@ -109,6 +109,20 @@ def serving(data: Path, *, log: Path, workers: int = 1, arguments: Sequence[str]
         server.stop()
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let processes that are started in a `with` block end at SIGINT, wherever the tests were started from.
+
+    A shell without job control starts what is to run in the background with SIGINT ignored, and execve(2) hands that
+    on; a handler it sets back to the default. Only for the main thread.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def eventually(check: Callable[[], Answer], *, seconds: float = 10) -> Answer:
     """Return the first true answer of `check`; raises AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds

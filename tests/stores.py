@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from storage.blobs import BlobStore
 from storage.digest import Digest
-from storage.drivers import Driver, SmallObject, Stat
+from storage.drivers import Capabilities, Driver, SmallObject, Stat, check_key
 from storage.errors import StorageRefused
 from storage.memory import MemoryDriver, MemoryReader
 from storage.uploads import UploadStore
@@ -55,6 +55,23 @@ class RefusingDriver(MemoryDriver):
     def _refuse(self, key: str) -> None:
         if key in self.refused:
             raise StorageRefused("permission denied", key=key)
+
+
+class PresigningDriver(RefusingDriver):
+    """Gives URLs of a store that is not there, for all objects but those in `without_url`; notes what is opened."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock=clock)
+        self.capabilities = Capabilities(presigned_urls=True)
+        self.without_url: set[str] = set()
+        self.opened: list[str] = []
+
+    async def presign(self, key: str, *, seconds: int) -> str | None:
+        return None if check_key(key) in self.without_url else f"https://store.example/{key}?seconds={seconds}"
+
+    async def open(self, key: str) -> MemoryReader:
+        self.opened.append(key)
+        return await super().open(key)
 
 
 class Power(BaseException):
@@ -121,11 +138,13 @@ async def push(driver: MemoryDriver, body: bytes, *, repository: str = REPOSITOR
     """Push a blob as the registry does: a session, its bytes, the commit."""
     store = UploadStore(driver, clock=Clock())
     number = len(await keys_below(driver, "pierhead/uploads/"))
-    writer = await store.write(await store.begin(repository, f"push-{number}", algorithms=["sha256"]))
+    await store.begin(repository, f"push-{number}", algorithms=["sha256"])
+    writer = await store.write(repository, f"push-{number}")
     await writer.append([body])
     digest = Digest.of(body, algorithm)
-    await BlobStore(driver).commit(writer.staged, repository, digest, canonical=Digest.of(body))
-    await store.finish(writer, digest)
+    ended = store.ended(writer, digest)
+    await BlobStore(driver).commit(writer.staged, repository, digest, canonical=Digest.of(body), record=ended)
+    await store.finish(writer)
     return digest
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,10 @@ from benchmarks.peers import BASELINE, PRIVATE, SUBJECT
 from benchmarks.processes import cpu_seconds, family, peak_bytes, reset_peak, resident_bytes
 from benchmarks.report import GOALS, ratios, verdicts
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.wire import CHUNK_BYTES, Content, with_digest
-from tests.conftest import tool_or_skip
+from benchmarks.wire import CHUNK_BYTES, Content, framed, with_digest
+from tests.conftest import refuse, tool_or_skip
 from tests.distribution import V3
+from tests.s3.weed import BUCKET, Store, find_weed, how_to_get_weed
 
 # A leader whose child waits for a word, then works and takes and frees 64 MiB.
 CHILD = """
@@ -77,6 +79,20 @@ def test_content_is_fresh_each_time_and_hashes_to_its_digest() -> None:
     assert one.digest != other.digest
 
 
+def test_a_chunk_is_framed_with_its_length_in_hexadecimal() -> None:
+    assert framed(b"a chunk of some bytes") == b"15\r\na chunk of some bytes\r\n"
+
+
+def test_a_store_tells_how_many_calls_it_has_answered(weed: Store) -> None:
+    client = weed.client()
+    before = weed.calls()
+
+    client.put_object(Bucket=BUCKET, Key="counted", Body=b"1")  # type: ignore[attr-defined]
+    client.delete_object(Bucket=BUCKET, Key="counted")  # type: ignore[attr-defined]
+
+    assert weed.calls() - before == 2
+
+
 def test_the_digest_joins_the_query_that_a_location_has() -> None:
     assert with_digest("/v2/a/blobs/uploads/1", "sha256:0") == "/v2/a/blobs/uploads/1?digest=sha256:0"
     assert with_digest("/v2/a/blobs/uploads/1?_state=x", "sha256:0") == "/v2/a/blobs/uploads/1?_state=x&digest=sha256:0"
@@ -93,8 +109,8 @@ def test_a_ratio_is_of_figures_that_were_measured_side_by_side() -> None:
     assert (spread.least, spread.median, spread.greatest) == (0.5, 0.5, 3.0)
 
 
-def figures(*, wall: float = 1, memory: float = 1e6, rate: float = 100) -> dict[str, float]:
-    return {"wall": wall, "memory": memory, "rate": rate, "cpu": 1}
+def figures(*, wall: float = 1, finish: float = 1, memory: float = 1e6, rate: float = 100) -> dict[str, float]:
+    return {"wall": wall, "finish": finish, "memory": memory, "rate": rate, "cpu": 1}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +123,11 @@ def figures(*, wall: float = 1, memory: float = 1e6, rate: float = 100) -> dict[
         ("get-manifest", figures(rate=99), {"rate": False}),
         ("push-private", figures(), {"cpu": True}),
         ("push-private", {**figures(), "cpu": 1.16}, {"cpu": False}),
+        ("push-large-s3", figures(wall=0.8, finish=0.25), {"wall": True, "finish": True}),
+        ("push-large-s3", figures(wall=0.81, finish=0.25), {"wall": False, "finish": True}),
+        ("push-large-s3", figures(wall=0.8, finish=0.26), {"wall": True, "finish": False}),
+        ("push-small-s3", figures(rate=150), {"rate": True}),
+        ("push-small-s3", figures(rate=149), {"rate": False}),
         ("list-tags", figures(rate=1), {}),
     ],
 )
@@ -128,20 +149,28 @@ def test_goals_are_about_scenarios_that_exist() -> None:
     assert all(goal.metric in metrics[goal.scenario] for goal in GOALS)
 
 
-@pytest.mark.parametrize("scenario", ["push-large", "pull-large", "push-small", "push-private"])
-def test_a_short_run_measures_every_registry(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "scenario", ["push-large", "pull-large", "push-small", "push-private", "push-large-s3", "push-small-s3"]
+)
+def test_a_short_run_measures_every_registry_and_leaves_nothing_behind(
+    scenario: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     tool_or_skip(V3)
+    if scenario.endswith("-s3") and find_weed() is None:
+        refuse(how_to_get_weed())
+    monkeypatch.setattr("benchmarks.scenarios.IMAGES", 16)
 
-    code = main(["--only", scenario, "--rounds", "1", "--mebibytes", "4", "--json"])
+    code = main(["--only", scenario, "--rounds", "1", "--mebibytes", "4", "--directory", str(tmp_path), "--json"])
 
     printed = json.loads(capsys.readouterr().out)
     measured = printed["figures"][scenario]
     assert {SUBJECT, PRIVATE if scenario == "push-private" else BASELINE} <= set(measured)
-    assert all(
-        rounds and all(figure > 0 for name, figure in rounds[0].items() if name in {"wall", "rate"})
-        for rounds in measured.values()
-    )
+    counted = {"wall", "rate", "finish", "store calls", "store cpu"}
+    for rounds in measured.values():
+        assert all(figure > 0 for name, figure in rounds[0].items() if name in counted)
+        assert ("store calls" in rounds[0]) == scenario.endswith("-s3")
     assert code == (0 if all(goal["holds"] for goal in printed["goals"]) else 1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from registry.addresses import TcpAddress, parse_address
+from registry.addresses import TcpAddress, is_within, parse_address, parse_network
 from registry.config import Settings, cores
 from registry.config_sources import SECTIONS, ConfigurationError, load, variables
 from registry.quantities import BYTES, SECONDS, Bytes, Seconds
@@ -128,6 +128,14 @@ def test_an_unknown_variable_names_the_nearest_one(tmp_path: Path) -> None:
         ("[limits]\nsweep_seconds = true", "limits.sweep_seconds: expected a number"),
         ("[limits]\nsweep_seconds = -1", "limits.sweep_seconds: input should be greater than 0"),
         ("[limits]\nsweep_seconds = inf", "limits.sweep_seconds: input should be a finite number"),
+        ("[s3]\nredirect = 2", "s3.redirect: input should be a valid boolean"),
+        ('[s3]\nredirect_endpoint = "store.example"', "s3.redirect_endpoint: expected scheme, host and port without"),
+        ('[s3]\nredirect_endpoint = "https://store.example/s3"', "without a path, such as https://store.example:9000"),
+        ("[s3]\nredirect_networks = []", "no network at all: to redirect nobody say redirect = false"),
+        ('[s3]\nredirect_networks = ["10.0.0.0/33"]', "'10.0.0.0/33' is neither an address nor a network"),
+        ("[s3]\nredirect_networks = true", "s3.redirect_networks: expected a list of texts"),
+        ('[s3]\nredirect_seconds = "8d"', "s3.redirect_seconds: input should be less than or equal to 604800"),
+        ('[s3]\nredirect_seconds = "500ms"', "s3.redirect_seconds: input should be greater than or equal to 1"),
         ("listen = ", "not TOML"),
     ],
 )
@@ -184,6 +192,39 @@ def test_a_list_in_the_environment_is_json_or_has_commas(value: str) -> None:
     settings = load(options={}, environment={"PIERHEAD_TRUSTED_PROXIES": value}).settings
 
     assert settings.trusted_proxies == (ipaddress.ip_network("127.0.0.1"), ipaddress.ip_network("10.0.0.0/8"))
+
+
+def test_networks_of_ipv4_mapped_addresses_are_those_of_ipv4() -> None:
+    settings = load(
+        options={},
+        environment={"PIERHEAD_S3_REDIRECT_NETWORKS": "::ffff:10.0.0.0/104, ::ffff:192.0.2.1, fd00::/8, ::/0"},
+    ).settings
+
+    networks = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "192.0.2.1", "fd00::/8", "::/0")]
+    assert settings.s3.redirect_networks == tuple(networks)
+    assert settings.s3.redirect
+    assert Settings().s3.redirect_networks is None
+
+
+@pytest.mark.parametrize(
+    ("address", "inside"),
+    [
+        ("10.1.2.3", True),
+        ("::ffff:10.1.2.3", True),
+        ("::ffff:a01:203", True),
+        ("fd00::1", True),
+        ("11.0.0.1", False),
+        ("::ffff:11.0.0.1", False),
+        ("fe80::1", False),
+        ("::10.1.2.3", False),
+        ("unix", False),
+        ("", False),
+    ],
+)
+def test_an_address_is_looked_for_in_networks_of_its_own_kind(address: str, inside: bool) -> None:
+    networks = [parse_network(text) for text in ("10.0.0.0/8", "fd00::/8")]
+
+    assert is_within(address, networks) == inside
 
 
 def test_only_named_proxies_and_unix_sockets_are_trusted() -> None:

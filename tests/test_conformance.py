@@ -14,23 +14,27 @@ from conformance.report import BEGIN, END, README, Result, table, write
 from conformance.results import Run, differences
 from conformance.suite import run_suite
 from conformance.variants import VARIANTS, Variant
-from tests.conftest import tool_or_skip
+from tests.conftest import refuse, tool_or_skip
 from tests.distribution import V3, serving_distribution
 from tests.running import ROOT
+from tests.tools import NotInstalled
 
 EXPECTED = EXPECTATIONS["1.1"]
 VERDICT = "OCI Conformance Result: Pass\n"
 
 
-@pytest.mark.parametrize("version", EXPECTATIONS)
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+RUNS = [(variant, version) for variant in VARIANTS for version in variant.versions]
+
+
+@pytest.mark.parametrize(("variant", "version"), RUNS, ids=[f"{variant.name}-{version}" for variant, version in RUNS])
 def test_the_official_suite_passes_with_exactly_the_counts_of_a_registry_that_conforms(
     variant: Variant, version: str, tmp_path: Path
 ) -> None:
-    tool_or_skip("conformance")
-
-    with variant.serving(tmp_path / "server") as server:
-        run = run_suite(server.address, version, tmp_path / "results", environment=variant.login)
+    try:
+        with variant.serving(tmp_path / "server") as address:
+            run = run_suite(address, version, tmp_path / "results", environment=variant.login)
+    except NotInstalled as missing:
+        refuse(str(missing))
 
     assert not [*differences(run, EXPECTATIONS[version]), *run.failures()[:10]]
 
@@ -196,6 +200,11 @@ def test_the_table_is_written_between_its_marks_and_nothing_else_changes(tmp_pat
 def test_a_part_of_the_matrix_is_not_written_as_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--write", "--version", "1.1"]) == 2
     assert "whole run" in capsys.readouterr().err
+
+
+def test_a_variant_is_not_run_with_a_version_that_it_can_not_conform_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--variant", "s3-2-workers-redirects", "--version", "dev"]) == 2
+    assert capsys.readouterr().err == "s3-2-workers-redirects is run with version 1.1 only\n"
 
 
 def test_the_command_explains_itself() -> None:

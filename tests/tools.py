@@ -9,6 +9,10 @@ PINNED = ROOT / "tests" / "tools.txt"
 BIN = ROOT / ".tools" / "bin"
 
 
+class NotInstalled(Exception):
+    """A program is not there; the message says how to get it."""
+
+
 def find_tool(name: str) -> str | None:
     """Return the path of a program: what `make tools` installed, else the first on the PATH.
 
@@ -16,6 +20,14 @@ def find_tool(name: str) -> str | None:
     """
     path = str(BIN) if name in pinned_tools() else os.environ.get("PATH", os.defpath)
     return shutil.which(name, path=path)
+
+
+def require(name: str) -> str:
+    """Return the path of a program. Raises NotInstalled."""
+    path = find_tool(name)
+    if path is None:
+        raise NotInstalled(how_to_get(name))
+    return path
 
 
 def pinned_tools() -> dict[str, str]:

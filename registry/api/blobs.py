@@ -2,7 +2,8 @@
 
 from registry.api.auditing import Auditor
 from registry.api.conditions import is_unchanged, wants_range
-from registry.api.ranges import Multipart, parse_ranges
+from registry.api.ranges import ByteRange, Multipart, parse_ranges
+from registry.api.redirects import Redirects, redirect
 from registry.api.requests import Request
 from registry.api.responses import NOSNIFF, Header, Response, Stream, header
 from registry.audit.events import EventKind
@@ -23,9 +24,10 @@ RANGES: Header = (b"accept-ranges", b"bytes")
 class BlobEndpoints:
     """GET, HEAD and DELETE of `/v2/<name>/blobs/<digest>`."""
 
-    def __init__(self, blobs: Blobs, auditor: Auditor) -> None:
+    def __init__(self, blobs: Blobs, auditor: Auditor, redirects: Redirects | None = None) -> None:
         self._blobs = blobs
         self._auditor = auditor
+        self._redirects = redirects
 
     async def head(self, request: Request) -> Response:
         """end-2: is it here, and how long is it. A Range is ignored (RFC 9110, 14.2)."""
@@ -36,8 +38,12 @@ class BlobEndpoints:
         return Response(200, [OCTETS, *_headers(digest)], length=found.size)
 
     async def get(self, request: Request) -> Response:
-        """end-2: the bytes, checked against their digest while they are sent; or some ranges of them."""
+        """end-2: where the bytes are; or the bytes, whole and checked while they are sent, or in ranges."""
         digest = parse_digest(request.tail)
+        if self._redirects is not None and self._redirects.include(request):
+            answer = await self._redirect(request, digest, seconds=self._redirects.seconds)
+            if answer is not None:
+                return answer
         blob = await self._blobs.open(request.repository, digest)
         try:
             return self._answer(request, digest, blob)
@@ -52,21 +58,21 @@ class BlobEndpoints:
         await self._auditor.record(request, EventKind.BLOB_DELETED, reference=str(digest))
         return Response(202)
 
+    async def _redirect(self, request: Request, digest: Digest, *, seconds: int) -> Response | None:
+        """Send the client to the bytes; None if they can only be had from here."""
+        found, url = await self._blobs.locate(request.repository, digest, seconds=seconds)
+        if is_unchanged(request, digest):
+            return Response(304, _headers(digest))
+        _wanted_ranges(request, digest, found.size)
+        return None if url is None else redirect(url, digest)
+
     def _answer(self, request: Request, digest: Digest, blob: Blob) -> Response:
         headers = _headers(digest)
         if is_unchanged(request, digest):
             return Response(304, headers, Stream(0, blob.pieces(0, 0), blob.close))
-        wanted = request.header(b"range")
-        ranges = None
-        if wanted is not None and wants_range(request, digest):
-            ranges = parse_ranges(wanted, blob.size)
+        ranges = _wanted_ranges(request, digest, blob.size)
         if ranges is None:
             return Response(200, [OCTETS, *headers], Stream(blob.size, blob.verified_pieces(), blob.close))
-        if not ranges:
-            raise RangeUnsatisfiable(
-                f"the range lies outside of the blob, which has {blob.size} bytes",
-                headers=[("content-range", f"bytes */{blob.size}")],
-            )
         if len(ranges) == 1:
             part = ranges[0]
             body = Stream(part.length, blob.pieces(part.start, part.length), blob.close)
@@ -74,6 +80,20 @@ class BlobEndpoints:
         parts = Multipart(ranges, OCTET_STREAM)
         body = Stream(parts.length, parts.pieces(blob.pieces), blob.close)
         return Response(206, [header(b"content-type", parts.content_type), *headers], body)
+
+
+def _wanted_ranges(request: Request, digest: Digest, size: int) -> list[ByteRange] | None:
+    """The ranges that are asked for, None for everything. Raises RangeUnsatisfiable."""
+    wanted = request.header(b"range")
+    if wanted is None or not wants_range(request, digest):
+        return None
+    ranges = parse_ranges(wanted, size)
+    if ranges == []:
+        raise RangeUnsatisfiable(
+            f"the range lies outside of the blob, which has {size} bytes",
+            headers=[("content-range", f"bytes */{size}")],
+        )
+    return ranges
 
 
 def _headers(digest: Digest) -> list[Header]:

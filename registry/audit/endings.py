@@ -77,12 +77,6 @@ def lines_backward(descriptor: int, end: int) -> Iterator[bytes]:
         yield rest
 
 
-def first_entry(descriptor: int) -> Entry | None:
-    """The first line of a file, if it is one of a trail."""
-    start, newline, _rest = os.pread(descriptor, LINE_BYTES_MAX, 0).partition(b"\n")
-    return read_line(start + newline)
-
-
 def last_entry(descriptor: int) -> Entry | None:
     """The last whole line of a file, if it is one of a trail."""
     line = next(lines_backward(descriptor, _end_of_lines(descriptor, os.fstat(descriptor).st_size)), b"")

@@ -15,10 +15,10 @@ from pathlib import Path
 import structlog
 
 from registry.audit.chain import GENESIS, Mark, seal
-from registry.audit.endings import Ending, first_entry, read_ending
+from registry.audit.endings import Ending, read_ending
 from registry.audit.events import Event, EventKind, Fields
 from registry.audit.outputs import Output
-from registry.audit.parts import LOCK_SUFFIX, READ, Part, are_joined, free_name, rotated_parts
+from registry.audit.parts import LOCK_SUFFIX, READ, Part, are_joined, free_name, read_part, rotated_parts
 
 LOCK_SECONDS_MAX = 10.0
 POLL_SECONDS = 0.0005
@@ -63,7 +63,6 @@ class TrailFile:
         self._is_held = False
         self._descriptor: int | None = None
         self._size = 0
-        self._first_seq = 0
         self._known: tuple[tuple[int, int, int], Mark] | None = None
         self._cannot_rotate = False
 
@@ -138,8 +137,6 @@ class TrailFile:
             rotated, removed = self._rotate(after)
             notes = [*rotated, *notes]
         now, lines = self._clock(), []
-        if not self._size:
-            self._first_seq = after.seq + 1
         for at, fields in [*((now, note.fields()) for note in notes), *events]:
             line, after = seal(fields, after, time=at, key=self._key)
             lines.append(line)
@@ -179,8 +176,6 @@ class TrailFile:
                 errno.EINVAL, "it is no regular file: for a pipe or a terminal, use standard output", str(self.path)
             )
         self._measure()
-        first = first_entry(self._descriptor) if self._size else None
-        self._first_seq = first.mark.seq if first else 0
         if not self._size and self._sync:
             self._sync_directory()
 
@@ -235,8 +230,10 @@ class TrailFile:
 
     def _rotate(self, after: Mark) -> tuple[Sequence[Event], Sequence[Part]]:
         """Give the file another name and begin a new one; returns what to say of it, and the files to remove then."""
-        target = free_name(self.path, self._first_seq or after.seq)
         try:
+            # Looked up in the file: others may have written its first line since we have opened it.
+            part = read_part(self.path)
+            target = free_name(self.path, part.first.mark.seq if part else after.seq)
             self.path.rename(target)
         except OSError as error:
             if not self._cannot_rotate:

@@ -12,16 +12,13 @@ from typing import BinaryIO
 
 from registry.audit.chain import GENESIS, Entry, Mark, mac_holds, read_line
 from registry.audit.events import LINE_BYTES_MAX, EventKind
-from registry.audit.parts import READ, Part, open_part, read_part, rotated_parts
+from registry.audit.parts import Part, open_files, open_part
 from registry.findings import Severity
 from registry.scan import Tally
 
 UNFINISHED_TRIES = 10
 UNFINISHED_SECONDS = 0.05
 """How often, and after what time each, an unfinished last line is looked at again: it may just be being written."""
-
-ROTATED_TRIES = 20
-"""How often the files are listed anew because the current one was rotated meanwhile."""
 
 GAPS_MAX = 10_000
 """How many holes are remembered at once, for lines that may turn up later."""
@@ -141,40 +138,19 @@ class Verification:
     def run(self) -> Iterator[Break]:
         """Walk over all files of the trail. Raises OSError if one can't be read."""
         self._tally.enter("reading")
-        current, parts, own = self._files()
-        with current:
-            total = sum(part.path.stat().st_size for part in parts) + os.fstat(current.fileno()).st_size or 1
+        with open_files(self._path) as files:
+            sizes = [part.path.stat().st_size for part in files.rotated]
+            total = sum(sizes) + os.fstat(files.current.fileno()).st_size or 1
             read = 0
-            for part in parts:
-                yield from self._check_name(part, is_late=own is not None and part.first.mark.seq > own.first.mark.seq)
+            for part, size in zip(files.rotated, sizes, strict=True):
+                is_late = files.own is not None and part.first.mark.seq > files.own.first.mark.seq
+                yield from self._check_name(part, is_late=is_late)
                 with open_part(part.path) as file:
                     yield from self._read(part.path, file)
-                    read += part.path.stat().st_size
+                read += size
                 self._tally.fraction = read / total
-            yield from self._read(self._path, current)
+            yield from self._read(self._path, files.current)
         yield from self._end()
-
-    def _files(self) -> tuple[BinaryIO, list[Part], Part | None]:
-        """The current file, and those that were rotated away, as they were at one moment."""
-        for _ in range(ROTATED_TRIES):
-            current = _open(self._path)
-            try:
-                parts, own = self._parts(current)
-            except BaseException:
-                current.close()
-                raise
-            if _is_at(self._path, current):
-                break
-            current.close()  # rotated meanwhile: what was listed may be newer than it
-        else:
-            current = _open(self._path)
-            parts, own = self._parts(current)
-        return current, parts, own
-
-    def _parts(self, current: BinaryIO) -> tuple[list[Part], Part | None]:
-        found = os.fstat(current.fileno())
-        own = read_part(self._path)
-        return [part for part in rotated_parts(self._path) if part.file != (found.st_dev, found.st_ino)], own
 
     def _check_name(self, part: Part, *, is_late: bool) -> Iterator[Break]:
         seq = part.first.mark.seq
@@ -307,21 +283,6 @@ def _removed(gap: _Gap) -> Break:
 
 def _events(first: int, last: int) -> str:
     return f"event {first}" if first == last else f"events {first} to {last}"
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return open(os.open(path, READ), "rb")
-    except FileNotFoundError:
-        return open(os.devnull, "rb")  # removed, or just being rotated
-
-
-def _is_at(path: Path, file: BinaryIO) -> bool:
-    """Whether a file is still the one at the path, or there is still none."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return os.path.samestat(Path(os.devnull).stat(), os.fstat(file.fileno()))
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[_Line]:

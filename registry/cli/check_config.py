@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from registry.cli.configuration import IN_THE_CLEAR, USAGE, Config, load_or_exit
+from registry.cli.redirects import redirect_warnings
 from registry.config import Settings
 from registry.config_sources import key_paths
 from registry.findings import printable
@@ -60,6 +61,7 @@ def _check_files_or_exit(settings: Settings) -> None:
 def _warnings(settings: Settings) -> Iterable[str]:
     if settings.sends_passwords_in_the_clear:
         yield IN_THE_CLEAR
+    yield from redirect_warnings(settings)
     data = settings.data
     if isinstance(data, BucketPlace):
         return

@@ -12,6 +12,7 @@ from registry.cli.help import examples
 from registry.cli.policy import policy
 from registry.cli.robots import app as tokens
 from registry.cli.serve import serve
+from registry.cli.storage import app as storage
 from registry.cli.tls import app as tls
 from registry.cli.users import app as users
 from registry.cli.verify import verify
@@ -45,6 +46,7 @@ app.add_typer(tokens, name="token")
 app.add_typer(policy, name="policy")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
+app.add_typer(storage, name="storage")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer

@@ -197,12 +197,17 @@ async def _lines(tally: Tally) -> None:
         typer.echo(f"{tally.stage}{share}: {describe(tally)}", err=True)
 
 
-def _bytes(name: str, count: int) -> str:
+def format_bytes(count: int) -> str:
+    """A number of bytes in the largest unit of which there is one, rounded down."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1 << 10:
-            return f"{count} {unit} {name.removesuffix('bytes').removeprefix('bytes').strip()}"
+            return f"{count} {unit}"
         count >>= 10
-    return f"{count} TiB {name.removesuffix('bytes').removeprefix('bytes').strip()}"
+    return f"{count} TiB"
+
+
+def _bytes(name: str, count: int) -> str:
+    return f"{format_bytes(count)} {name.removesuffix('bytes').removeprefix('bytes').strip()}".strip()
 
 
 def _check(data: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from registry.cli.configuration import IN_THE_CLEAR, Config, load_or_exit
 from registry.cli.first_admin import init_admin as make_first_admin
+from registry.cli.redirects import redirect_warnings
 from registry.findings import printable
 from registry.logs import set_up_logs
 
@@ -99,4 +100,6 @@ def serve(
         raise typer.Exit(1) from None
     if settings.sends_passwords_in_the_clear:
         log.warning(IN_THE_CLEAR)
+    for warning in redirect_warnings(settings):
+        log.warning(warning)
     raise typer.Exit(serve_processes(settings, lambda: build(settings, shared=shared), refresh=shared.refresh))

@@ -5,17 +5,31 @@ thread. Whatever fsyncs, waits for a lock, or touches much goes to a bounded set
 """
 
 import os
+from collections.abc import AsyncIterator
+from itertools import islice
 from pathlib import Path
 
-from storage.drivers import Capabilities, Page, SmallObject, Stat, check_key, check_prefix
+from storage.drivers import (
+    RECORD_BYTES_MAX,
+    Capabilities,
+    Moved,
+    Page,
+    Sized,
+    SmallObject,
+    Stat,
+    check_key,
+    check_prefix,
+)
 from storage.errors import Corrupt
 from storage.filesystem.failures import reading_failed
 from storage.filesystem.files import IN_LOOP_BYTES_MAX, Descriptor, FileReader, open_file, read_whole, stat_file
-from storage.filesystem.listing import list_page
+from storage.filesystem.listing import file_sizes, list_page
 from storage.filesystem.objects import TEMPORARY, ObjectFiles, version_of
 from storage.filesystem.staged import StagedFile, open_staged
 from storage.filesystem.trial import remove_stale, try_store
 from storage.threads import Threads
+
+SIZES_BATCH = 1000
 
 
 class FileSystemDriver:
@@ -88,21 +102,51 @@ class FileSystemDriver:
         descriptor, found = open_file(self._path(key), key)
         return FileReader(Descriptor(descriptor, self._threads, key), found)
 
-    async def stage(self, key: str) -> None:
-        """Begin an empty staged object. Raises AlreadyExists."""
-        await self._threads.run(self._files.begin, check_key(key))
+    async def presign(self, key: str, *, seconds: int) -> None:  # noqa: ARG002  # the contract's
+        """Give no URL: there is nobody but this driver to read objects from."""
+        check_key(key)
 
-    async def stat_staged(self, key: str) -> Stat:
+    async def stage(self, key: str, *, record: str = "", text: bytes = b"") -> None:
+        """Begin an empty staged object, and its record before it. Raises AlreadyExists."""
+        check_key(key)
+        if record:
+            await self.put(record, text, durable=False)
+        await self._threads.run(self._files.begin, key)
+
+    async def stat_staged(self, key: str, *, record: str = "") -> Stat:  # noqa: ARG002  # its key is enough
         """Tell size and time of a staged object. Raises NotFound."""
         return stat_file(self._path(key), key)
 
-    async def open_staged(self, key: str) -> StagedFile:
+    async def open_staged(self, key: str, *, record: str = "") -> StagedFile:
         """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
-        return open_staged(self._files, self._threads, check_key(key))
+        writer = open_staged(self._files, self._threads, check_key(key), record_key=record)
+        if record:
+            try:
+                # Read under the lock: another writer may have moved it on until then.
+                writer.record = (await self.get(record, bytes_max=RECORD_BYTES_MAX)).body
+            except BaseException:
+                await writer.close()
+                raise
+        return writer
 
-    async def discard(self, key: str) -> None:
-        """Drop a staged object, also from under its writer; dropping what is absent is fine."""
+    async def sizes(self) -> AsyncIterator[Sized]:
+        """Yield every file below the root."""
+        files = file_sizes(self._files.root)
+        while batch := await self._threads.run(list, islice(files, SIZES_BATCH)):
+            for key, size in batch:
+                yield Sized(key, size)
+
+    async def compact(self) -> AsyncIterator[Moved]:
+        """Yield nothing: every object lies at its key."""
+        none: tuple[Moved, ...] = ()
+        for moved in none:
+            yield moved
+
+    async def discard(self, key: str, *, record: str = "") -> None:
+        """Drop a staged object, then its record, also from under a writer; dropping what is absent is fine."""
         await self._threads.run(self._files.delete, check_key(key))
+        if record:
+            await self.delete(record)
 
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Remove temporary files that nobody writes any more, and return how many."""

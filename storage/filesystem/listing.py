@@ -28,6 +28,18 @@ def list_page(root: str, prefix: str, *, after: str, limit: int, fold: bool) -> 
     return Page(entries[: max(limit, 0)], more=len(entries) > max(limit, 0))
 
 
+def file_sizes(root: str) -> Iterator[tuple[str, int]]:
+    """Every file below `root`, those that no listing shows among them: its key, and how many bytes it takes. Blocks."""
+    for directory, _directories, names in os.walk(root):
+        for name in names:
+            path = f"{directory}/{name}"
+            try:
+                found = os.lstat(path)
+            except OSError:
+                continue  # deleted meanwhile
+            yield path.removeprefix(f"{root}/"), found.st_size
+
+
 @dataclass(slots=True)
 class _Line:
     """One entry of a directory: its key, with a closing slash if it is a directory."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from storage.drivers import PIECE_BYTES, Observer
+from storage.drivers import PIECE_BYTES, Observer, check_key
 from storage.errors import Busy, Corrupt, NotFound, StorageUnavailable
 from storage.filesystem.failures import reading_failed, writing_failed
 from storage.filesystem.files import Descriptor, identity_of
@@ -27,7 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def open_staged(files: ObjectFiles, threads: Threads, key: str) -> "StagedFile":
+def open_staged(files: ObjectFiles, threads: Threads, key: str, *, record_key: str = "") -> "StagedFile":
     """Become the writer of a staged file. Does not block. Raises NotFound, or Busy if it has one."""
     path = files.path(key)
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -54,7 +54,9 @@ def open_staged(files: ObjectFiles, threads: Threads, key: str) -> "StagedFile":
     except BaseException:
         os.close(descriptor)
         raise
-    return StagedFile(files, Descriptor(descriptor, threads, key), key, size, hashing=threads.hashing)
+    writer = StagedFile(files, Descriptor(descriptor, threads, key), key, size, hashing=threads.hashing)
+    writer.record_key = record_key
+    return writer
 
 
 class StagedFile:
@@ -68,6 +70,8 @@ class StagedFile:
         self, files: ObjectFiles, descriptor: Descriptor, key: str, size: int, *, hashing: asyncio.Semaphore
     ) -> None:
         self.size = size
+        self.record = b""
+        self.record_key = ""
         self._hashing = hashing
         self._files = files
         self._descriptor = descriptor
@@ -77,6 +81,11 @@ class StagedFile:
         self._name_durable = False
         self._written_back = size
         self._turn = asyncio.Lock()
+
+    def aim(self, key: str) -> bool:
+        """Make no use of it: a rename(2) at the end costs next to nothing, and until then every byte is kept."""
+        check_key(key)
+        return False
 
     async def write(self, pieces: Sequence[bytes], observe: Observer | None = None) -> None:
         """Append the pieces, and call `observe` with each about 1 MiB of them once that is kept.
@@ -91,17 +100,17 @@ class StagedFile:
         """Take back everything after the first `size` bytes."""
         await self._in_thread(StagedFile._truncate, size)
 
-    async def flush(self) -> None:
-        """Make the bytes so far durable, and the way to them. Raises NotFound if they were discarded."""
-        await self._in_thread(StagedFile._flush)
+    async def flush(self, record: bytes | None = None) -> None:
+        """Make the bytes so far durable, and the way to them; then the record. Raises NotFound if discarded."""
+        await self._in_thread(StagedFile._flush, record)
 
     def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Read back what was staged."""
         return self._descriptor.pieces(start, length, observe)
 
-    async def commit(self, key: str) -> str:
+    async def commit(self, key: str, record: bytes | None = None) -> str:
         """Make the file the object at `key`, durably, close the writer, and return the object's identity."""
-        return await self._in_thread(StagedFile._commit, key)
+        return await self._in_thread(StagedFile._commit, key, record)
 
     async def close(self) -> None:
         """Release the lock and keep the bytes. Safe to call twice, and after commit."""
@@ -147,7 +156,7 @@ class StagedFile:
             self.size = min(size, self.size)
             self._written_back = min(self._written_back, self.size)
 
-    def _flush(self, number: int) -> None:
+    def _flush(self, number: int, record: bytes | None) -> None:
         with writing(self._key):
             self._check(number)
             self._sync_bytes(number)
@@ -155,8 +164,10 @@ class StagedFile:
                 self._files.sync(self._key)
                 self._name_durable = True
             self._check(number)
+        if record is not None:
+            self._files.put(self.record_key, record, durable=True)
 
-    def _commit(self, number: int, key: str) -> str:
+    def _commit(self, number: int, key: str, record: bytes | None) -> str:
         with writing(self._key):
             self._check(number)
             self._sync_bytes(number)
@@ -170,7 +181,14 @@ class StagedFile:
                 self._descriptor.close_now()
             self._files.sync(key)
             self._files.directories.tidy(self._path.rpartition("/")[0])
+        self._end_record(record)
         return identity
+
+    def _end_record(self, record: bytes | None) -> None:
+        if record is not None:
+            self._files.put(self.record_key, record, durable=False)
+        elif self.record_key:
+            self._files.delete(self.record_key)
 
     def _sync_bytes(self, number: int) -> None:
         if self._durable:

@@ -4,10 +4,16 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 import boto3
 from botocore.config import Config
+from botocore.handlers import convert_body_to_file_like_object
+from botocore.session import Session
+from botocore.utils import parse_timestamp
 
 from storage.errors import StorageUnavailable
 from storage.s3.connections import require_whole_answers
@@ -47,7 +53,10 @@ class Client(Protocol):
 
 def make_session(settings: S3Settings) -> boto3.session.Session:
     """Make what finds the credentials: those given, else by every means that boto3 knows."""
+    core = Session()
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     return boto3.session.Session(
+        botocore_session=core,
         aws_access_key_id=settings.access_key,
         aws_secret_access_key=settings.secret_key,
         aws_session_token=settings.session_token,
@@ -76,14 +85,23 @@ def make_client(session: boto3.session.Session, settings: S3Settings, *, read_ti
         verify=settings.ca_bundle,
         config=config,
     )
-    client.meta.events.register("before-sign.s3.PutObject", _send_at_once)
+    for operation in ("PutObject", "UploadPart"):
+        # Bytes would be sent as a file: in pieces of 16 KiB, each of which takes the interpreter's turn, and only
+        # after one more round trip that asks whether they are wanted (Expect: RFC 9110, 10.1.1).
+        client.meta.events.unregister(f"before-parameter-build.s3.{operation}", convert_body_to_file_like_object)
     return client
 
 
-def _send_at_once(request: Any, **_given: object) -> None:  # botocore's, without types
-    """Send the body without asking whether it is wanted: that would take one more round trip for each write."""
-    if "Expect" in request.headers:
-        del request.headers["Expect"]
+def _timestamp(value: str) -> datetime:
+    """Read a time in the two forms that stores give: RFC 9110, 5.6.7 in headers, ISO 8601 in bodies.
+
+    botocore's own way guesses the form, which takes a seventh of a whole call, and of a listing most of the time.
+    """
+    try:
+        time = datetime.fromisoformat(value) if "T" in value[4:12] else parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        time = None
+    return time if time is not None and time.tzinfo is not None else parse_timestamp(value)
 
 
 class Bucket:
@@ -107,6 +125,7 @@ class Bucket:
         self._prefix = f"{settings.prefix}/" if settings.prefix else ""
         self._client: Client | None = None
         self._patient: Client | None = None
+        self._signing: Client | None = None
         self._connected = 0.0
         self._connecting = asyncio.Lock()
         self._sleep = sleep
@@ -119,7 +138,7 @@ class Bucket:
 
     def close(self) -> None:
         """Close all connections."""
-        for client in (self._client, self._patient):
+        for client in (self._client, self._patient, self._signing):
             if client is not None:
                 client.close()
 
@@ -136,13 +155,23 @@ class Bucket:
         except Refusal as error:
             raise refused(error, key) from error
 
-    async def request(self, operation: str, key: str, parameters: Mapping[str, object]) -> Response:
-        """Make one call, repeating it while that may help."""
+    async def request(
+        self,
+        operation: str,
+        key: str,
+        parameters: Mapping[str, object],
+        *,
+        finish: Callable[[Response], object] | None = None,
+    ) -> Response:
+        """Make one call, repeating it while that may help.
+
+        `finish` is called with the answer in the same thread, and belongs to the attempt.
+        """
         unsure = False
         attempts = self.settings.attempts_max
         for attempt in range(1, attempts + 1):
             began = self._monotonic()
-            outcome = await self.threads.run(self._call, operation, parameters)
+            outcome = await self.threads.run(self._call, operation, parameters, finish)
             if not isinstance(outcome, Answer):
                 return outcome
             if outcome.is_denied and attempt < attempts and await self._renew(began):
@@ -156,6 +185,11 @@ class Bucket:
                 raise unavailable(outcome, key, attempts=attempts)
             await self.pause(attempt, outcome.retry_after)
         raise AssertionError("there is at least one attempt")
+
+    async def sign(self, operation: str, key: str, /, *, seconds: int, **parameters: object) -> str:
+        """Make a URL for one call about an object, at the endpoint of clients. Raises StorageRefused."""
+        # In a thread: credentials that are about to end are renewed first, by a call to whoever gives them.
+        return await self.threads.run(self._sign, operation, {"Key": self.full(key), **parameters}, seconds)
 
     async def _renew(self, began: float) -> bool:
         """Make new clients, which read the credentials again: they may lie in a file that somebody has renewed.
@@ -215,6 +249,11 @@ class Bucket:
             session = make_session(settings)
             self._client = make_client(session, settings, read_timeout_seconds=settings.read_timeout_seconds)
             self._patient = make_client(session, settings, read_timeout_seconds=settings.copy_timeout_seconds)
+            self._signing = self._client
+            if settings.redirect_endpoint is not None:
+                # The name of the host is signed, so another one can't be put in afterwards.
+                outside = replace(settings, endpoint=settings.redirect_endpoint)
+                self._signing = make_client(session, outside, read_timeout_seconds=settings.read_timeout_seconds)
         except Exception as error:
             if (explained := unusable(error)) or isinstance(error, ValueError):
                 raise explained or StorageUnavailable(
@@ -222,11 +261,15 @@ class Bucket:
                 ) from error
             raise
 
-    def _call(self, operation: str, parameters: Mapping[str, object]) -> Response | Answer:
+    def _call(
+        self, operation: str, parameters: Mapping[str, object], finish: Callable[[Response], object] | None
+    ) -> Response | Answer:
         client = self._patient if operation in PATIENT else self._client
         assert client is not None, "the driver was not started"
         try:
             response: Response = getattr(client, operation)(Bucket=self.settings.bucket, **parameters)
+            if finish is not None:
+                finish(response)
         except Exception as error:
             if (answer := answer_of(error)) is not None:
                 return answer
@@ -234,6 +277,18 @@ class Bucket:
                 return Answer(unusable=explained)
             raise
         return response
+
+    def _sign(self, operation: str, parameters: Mapping[str, object], seconds: int) -> str:
+        assert self._signing is not None, "the driver was not started"
+        try:
+            url = self._signing.generate_presigned_url(
+                operation, Params={"Bucket": self.settings.bucket, **parameters}, ExpiresIn=seconds
+            )
+        except Exception as error:
+            if explained := unusable(error):
+                raise explained from error
+            raise
+        return str(url)
 
 
 def etag_of(response: Mapping[str, Any]) -> str:

@@ -1,22 +1,26 @@
 """The driver: each method of the contract, and the calls that it consists of."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
-from storage.drivers import Capabilities, Page, SmallObject, Stat, check_key, check_prefix
+from storage.drivers import Capabilities, Moved, Page, Reader, Sized, SmallObject, Stat, check_key, check_prefix
 from storage.errors import AlreadyExists, Corrupt, NotFound
 from storage.s3.client import Bucket
 from storage.s3.listing import list_from_directories, list_in_byte_order
 from storage.s3.memory import MemoryBudget, return_large_blocks
 from storage.s3.multiparts import Multiparts
 from storage.s3.objects import Objects
-from storage.s3.readers import ObjectReader, open_object
-from storage.s3.records import MODIFIED, SIZE, StagedRecord, record_key
+from storage.s3.pointers import Mover, Pointer, Pointers, may_point
+from storage.s3.presigned import presign_object
+from storage.s3.readers import SegmentsReader, open_object
+from storage.s3.records import MODIFIED, SIZE, StagedRecord, check_text, where
 from storage.s3.settings import S3Settings
 from storage.s3.staged import StagedObject, Staging, open_staged
-from storage.s3.strays import drop_staged, sweep_strays
+from storage.s3.strays import compact, drop_staged, move_all, pointed_segments, sweep_strays
 from storage.s3.threads import Threads
 from storage.s3.trial import try_bucket
+from storage.s3.usage import all_sizes
 
 
 class S3Driver:
@@ -28,14 +32,18 @@ class S3Driver:
     """
 
     def __init__(self, settings: S3Settings, *, clock: Callable[[], float] = time.time) -> None:
-        self.capabilities = Capabilities()
+        self.capabilities = Capabilities(presigned_urls=True, staged_in_place=False)
         sending_max = max(1, settings.memory_bytes_max // settings.part_bytes // 2)
         self._threads = Threads(settings.threads_max, sending_max=sending_max)
         self._bucket = Bucket(settings, self._threads)
         self._objects = Objects(self._bucket)
         multiparts = Multiparts(self._bucket, self._objects)
         self.memory = MemoryBudget(settings.memory_bytes_max, part_bytes=settings.part_bytes)
-        self._staging = Staging(self._bucket, self._objects, multiparts, self.memory, {}, clock)
+        self._pointers = Pointers(self._bucket, self._objects, multiparts)
+        self._mover = Mover(self._pointers)
+        self._staging = Staging(
+            self._bucket, self._objects, multiparts, self._pointers, self._mover, self.memory, {}, clock
+        )
         self._clock = clock
         self._in_byte_order = True
 
@@ -50,12 +58,18 @@ class S3Driver:
         for writer in list(self._staging.writers.values()):
             if writer is not None:
                 writer.lose()
+        await self._mover.close()
         await self._threads.close()
         self._bucket.close()
 
     async def get(self, key: str, *, bytes_max: int) -> SmallObject:
         """Read a small object whole. Raises NotFound, or Corrupt if it is longer than `bytes_max`."""
-        return await self._objects.get(check_key(key), bytes_max=bytes_max)
+        try:
+            return await self._objects.get(check_key(key), bytes_max=bytes_max)
+        except NotFound:
+            if not may_point(key):
+                raise
+        return await self._get_pointed(key, bytes_max)
 
     async def create(self, key: str, body: bytes) -> str:
         """Write a new object and return its version. Raises AlreadyExists."""
@@ -71,7 +85,9 @@ class S3Driver:
 
     async def delete(self, key: str) -> None:
         """Delete an object; deleting what is absent is fine."""
-        await self._objects.delete(check_key(key))
+        if may_point(check_key(key)):
+            await self._pointers.drop(key)
+        await self._objects.delete(key)
 
     async def delete_version(self, key: str, *, version: str) -> None:
         """Delete only `version`. Raises VersionMismatch."""
@@ -85,45 +101,92 @@ class S3Driver:
 
     async def stat(self, key: str) -> Stat:
         """Tell size and time of an object. Raises NotFound."""
-        return await self._objects.stat(check_key(key))
-
-    async def open(self, key: str) -> ObjectReader:
-        """Open a large object for reading. Raises NotFound."""
-        return await open_object(self._objects, check_key(key))
-
-    async def stage(self, key: str) -> None:
-        """Begin an empty staged object. Raises AlreadyExists."""
-        record = StagedRecord(self._clock())
         try:
-            await self._objects.create(record_key(check_key(key)), record.to_bytes(), record.metadata())
+            return await self._objects.stat(check_key(key))
+        except NotFound:
+            if not may_point(key):
+                raise
+        pointer = await self._pointer(key)
+        if pointer is None:
+            return await self._objects.stat(key)  # it may have been moved between the two looks
+        return Stat(pointer.size, pointer.modified, at_key=False)
+
+    async def open(self, key: str) -> Reader:
+        """Open a large object for reading. Raises NotFound."""
+        try:
+            return await open_object(self._objects, check_key(key))
+        except NotFound:
+            if not may_point(key):
+                raise
+        pointer = await self._pointer(key)
+        if pointer is None:
+            return await open_object(self._objects, key)  # it may have been moved between the two looks
+        return SegmentsReader(self._objects, key, pointer.segments, pointer.modified)
+
+    async def presign(self, key: str, *, seconds: int) -> str | None:
+        """Make a URL by which whoever has it reads the object for so many seconds, or until the credentials end."""
+        return await presign_object(self._bucket, check_key(key), seconds=seconds)
+
+    async def stage(self, key: str, *, record: str = "", text: bytes = b"") -> None:
+        """Begin an empty staged object, and its record. Raises AlreadyExists."""
+        begun = StagedRecord(self._clock(), text=check_text(text))
+        try:
+            await self._objects.create(where(check_key(key), record).record, begun.to_bytes(), begun.metadata())
         except AlreadyExists as error:
             raise AlreadyExists("there is such a staged object already", key=key) from error
 
-    async def stat_staged(self, key: str) -> Stat:
+    async def stat_staged(self, key: str, *, record: str = "") -> Stat:
         """Tell size and time of a staged object. Raises NotFound.
 
         Of one that another process is writing to, it tells what that has written down last.
         """
-        writer = self._staging.writers.get(check_key(key))
+        at = where(check_key(key), record)
+        writer = self._staging.writers.get(at.record)
         if writer is not None:
             return Stat(writer.size, writer.modified)
         try:
-            found = await self._objects.head(record_key(key))
+            found = (await self._objects.head(at.record)).get("Metadata", {})
         except NotFound as error:
             raise NotFound("no such staged object", key=key) from error
+        if SIZE not in found:
+            raise NotFound("the staged object has ended", key=key)
         try:
-            return Stat(int(found["Metadata"][SIZE]), float(found["Metadata"][MODIFIED]))
+            return Stat(int(found[SIZE]), float(found[MODIFIED]))
         except (KeyError, ValueError) as error:
             raise Corrupt("the record of a staged object is damaged: push again", key=key) from error
 
-    async def open_staged(self, key: str) -> StagedObject:
+    async def open_staged(self, key: str, *, record: str = "") -> StagedObject:
         """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
-        return await open_staged(self._staging, check_key(key))
+        return await open_staged(self._staging, where(check_key(key), record))
 
-    async def discard(self, key: str) -> None:
-        """Drop a staged object, also from under its writer; dropping what is absent is fine."""
-        await drop_staged(self._staging, check_key(key))
+    async def discard(self, key: str, *, record: str = "") -> None:
+        """Drop a staged object and its record, also from under a writer; dropping what is absent is fine."""
+        await drop_staged(self._staging, where(check_key(key), record))
 
     async def sweep(self, *, older_than_seconds: float) -> int:
-        """Abort multipart uploads and delete staged bytes that no record names; returns how many."""
-        return await sweep_strays(self._staging, older_than_seconds=older_than_seconds)
+        """Go on with moves that broke off, and drop what no record and no pointer leads to; returns how many."""
+        return await move_all(self._staging) + await sweep_strays(self._staging, older_than_seconds=older_than_seconds)
+
+    async def sizes(self) -> AsyncIterator[Sized]:
+        """Yield every object below the prefix, and the uploads that were not completed."""
+        pointed = {segment.key async for segment in pointed_segments(self._staging)}
+        async for found in all_sizes(self._bucket):
+            yield replace(found, pointed=True) if found.key in pointed else found
+
+    async def compact(self) -> AsyncIterator[Moved]:
+        """Move every object that a pointer stands for; who is moved by another process is waited for."""
+        async for moved in compact(self._staging):
+            yield moved
+
+    async def _pointer(self, key: str) -> Pointer | None:
+        found = await self._pointers.find(key)
+        return found.pointer if found else None
+
+    async def _get_pointed(self, key: str, bytes_max: int) -> SmallObject:
+        pointer = await self._pointer(key)
+        if pointer is None:
+            return await self._objects.get(key, bytes_max=bytes_max)
+        if pointer.size > bytes_max:
+            raise Corrupt(f"the object has {pointer.size} bytes, at most {bytes_max} were expected", key=key)
+        reader = SegmentsReader(self._objects, key, pointer.segments, pointer.modified)
+        return SmallObject(b"".join([piece async for piece in reader.pieces(0, reader.size)]), reader.identity)

@@ -10,6 +10,7 @@ is known whether there are any.
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from storage.drivers import Entry, Page
 from storage.s3.client import Bucket, Response
@@ -52,6 +53,18 @@ async def list_from_directories(bucket: Bucket, prefix: str, *, after: str, limi
             return Page(entries, more=True)
         entries.append(entry)
     return Page(entries, more=False)
+
+
+async def listed(bucket: Bucket, prefix: str) -> AsyncIterator[dict[str, Any]]:
+    """Everything below a prefix, as the store tells it and in the store's order: name, size, time, entity tag."""
+    parameters: dict[str, str] = {}
+    while True:
+        response = await bucket.ask("list_objects_v2", "", Prefix=bucket.full(prefix), **parameters)
+        for found in response.get("Contents", []):
+            yield found
+        if not response.get("IsTruncated"):
+            return
+        parameters = {"ContinuationToken": str(response["NextContinuationToken"])}
 
 
 async def lists_in_byte_order(bucket: Bucket, prefix: str, expected: list[str]) -> bool:

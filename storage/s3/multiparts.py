@@ -26,10 +26,10 @@ class Multiparts:
         self._objects = objects
 
     async def begin(self, key: str, nonce: str = "") -> Multipart:
-        """CreateMultipartUpload."""
+        """CreateMultipartUpload. The nonce tells its object from others that are put at the same key."""
         metadata = {"Metadata": {NONCE: nonce}} if nonce else {}
         begun = await self._bucket.ask("create_multipart_upload", key, **self._bucket.placing(), **metadata)
-        return Multipart(key, str(begun["UploadId"]))
+        return Multipart(key, str(begun["UploadId"]), nonce=nonce)
 
     async def send(self, upload: Multipart, number: int, body: bytes) -> Part:
         """UploadPart. Raises NotFound if the upload was aborted or completed."""
@@ -37,7 +37,7 @@ class Multiparts:
             sent = await self._call("upload_part", upload, PartNumber=number, Body=body)
         return Part(number, etag_of(sent), len(body))
 
-    async def complete(self, upload: Multipart, parts: Sequence[Part], nonce: str = "") -> Segment:
+    async def complete(self, upload: Multipart, parts: Sequence[Part]) -> Segment:
         """CompleteMultipartUpload. Raises NotFound if the upload was aborted.
 
         Where the answer to an attempt was lost, or a writer that has died since made the same call, the store
@@ -53,7 +53,7 @@ class Multiparts:
         except Refusal as error:
             if not (error.is_no_upload or error.is_absent):
                 raise refused(error, upload.key) from error
-            found = await self.completed(upload.key, size, nonce)
+            found = await self.completed(upload.key, size, upload.nonce)
             if found is None:
                 raise NotFound("the multipart upload is gone", key=upload.key) from error
             return found
@@ -77,20 +77,21 @@ class Multiparts:
             if not (error.is_no_upload or error.is_absent):
                 raise refused(error, upload.key) from error
 
-    async def copy(self, sources: Sequence[Segment], tail: bytes, key: str) -> str:
-        """Make an object of what lies in others, and of a tail, without fetching it; returns its entity tag.
+    async def copy(self, sources: Sequence[Segment], key: str) -> str:
+        """Make an object of what lies in others, without fetching it; returns its entity tag.
+
+        Only the last source may be shorter than a part has to be.
 
         Raises NotFound if a source was deleted or replaced meanwhile.
         """
         settings = self._bucket.settings
-        total = sum(source.size for source in sources) + len(tail)
-        if len(sources) == 1 and not tail and sources[0].whole and total <= settings.copy_part_bytes:
+        total = sum(source.size for source in sources)
+        if len(sources) == 1 and sources[0].whole and total <= settings.copy_part_bytes:
             return await self._copy_whole(sources[0], key)
-        nonce = secrets.token_hex(8)
-        upload = await self.begin(key, nonce)
+        upload = await self.begin(key, secrets.token_hex(8))
         try:
-            parts = await self._copy_parts(upload, sources, tail)
-            return (await self.complete(upload, parts, nonce)).etag
+            parts = await self._copy_parts(upload, sources)
+            return (await self.complete(upload, parts)).etag
         except BaseException:
             await self.abort(upload)
             raise
@@ -110,10 +111,10 @@ class Multiparts:
             raise _source_gone(error, source.key) from error
         return etag_of(copied["CopyObjectResult"])
 
-    async def _copy_parts(self, upload: Multipart, sources: Sequence[Segment], tail: bytes) -> list[Part]:
-        total = sum(source.size for source in sources) + len(tail)
+    async def _copy_parts(self, upload: Multipart, sources: Sequence[Segment]) -> list[Part]:
+        total = sum(source.size for source in sources)
         settings = self._bucket.settings
-        room = max(1, settings.parts_max - len(sources) - 1)
+        room = max(1, settings.parts_max - len(sources))
         step = max(settings.copy_part_bytes, -(-total // room // MIB) * MIB + MIB if total > room * MIB else 0)
         turns = asyncio.Semaphore(COPIES_MAX)
         ranges = [(source, start, end) for source in sources for start, end in split(source.size, step)]
@@ -122,10 +123,7 @@ class Multiparts:
             async with turns, self._bucket.threads.copying:
                 return await self._copy_part(upload, number, source, start, end)
 
-        calls = [copy(number, *each) for number, each in enumerate(ranges, 1)]
-        if tail:
-            calls.append(self.send(upload, len(ranges) + 1, tail))
-        return await all_of(calls)
+        return await all_of([copy(number, *each) for number, each in enumerate(ranges, 1)])
 
     async def _copy_part(self, upload: Multipart, number: int, source: Segment, start: int, end: int) -> Part:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from storage.drivers import SmallObject, Stat
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageUnavailable, VersionMismatch
 from storage.s3.client import Body, Bucket, Response, etag_of, quoted
-from storage.s3.failures import Refusal, answer_of, is_too_long, refused, unavailable
+from storage.s3.failures import Refusal, is_too_long, refused
 
 NONCE = "pierhead-write"
 """The metadata that tells whose write an object comes from, where the answer to the write was lost."""
@@ -35,19 +35,17 @@ class Objects:
 
     async def fetch(self, key: str, *, bytes_max: int) -> tuple[Response, bytes]:
         """Read an object whole, and what the store says of it. Raises NotFound or Corrupt."""
-        attempts = self.bucket.settings.attempts_max
-        for attempt in range(1, attempts + 1):
-            response = await self.begin_reading(key)
-            try:
-                return response, await self.bucket.threads.run(_read_whole, response, bytes_max, key)
-            except Exception as error:
-                answer = answer_of(error)
-                if answer is None:
-                    raise
-                if attempt == attempts:
-                    raise unavailable(answer, key, attempts=attempts) from error
-            await self.bucket.pause(attempt)
-        raise AssertionError("there is at least one attempt")
+
+        def read(response: Response) -> None:
+            response["Body"] = _read_whole(response, bytes_max, key)
+
+        try:
+            response = await self.bucket.request("get_object", key, {"Key": self.bucket.full(key)}, finish=read)
+        except Refusal as error:
+            raise _reading(error, key) from error
+        if GONE in response.get("Metadata", {}):
+            raise NotFound("no such object", key=key)
+        return response, response["Body"]
 
     async def begin_reading(self, key: str, **parameters: object) -> Response:
         """GET: the answer's body is still to be read. Raises NotFound, Refusal if a condition fails."""

@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from storage.drivers import PIECE_BYTES, Observer
 from storage.errors import Corrupt, NotFound, StorageUnavailable
 from storage.s3.client import Body, Bucket, Response, etag_of, quoted
 from storage.s3.failures import Refusal, answer_of, refused, unavailable
 from storage.s3.objects import Objects, identity_of
+from storage.s3.records import Segment
 
 HELD_BYTES_MAX = 1 << 16
 """An object of that size is read whole when it is opened: its connection is free at once."""
+
+
+class Replaced(StorageUnavailable):
+    """The object that is being read was replaced or deleted."""
 
 
 class ObjectReader:
@@ -70,6 +75,58 @@ class ObjectReader:
         if self._body is not None:
             self._body.close()
             self._body = None
+
+
+class SegmentsReader:
+    """An object that does not lie at its key yet, but as segments elsewhere.
+
+    Its bytes are what they are: where a segment is gone the object has been moved to its key, and is read on there.
+    """
+
+    def __init__(self, objects: Objects, key: str, segments: Sequence[Segment], modified: float) -> None:
+        self.size = sum(segment.size for segment in segments)
+        self.modified = modified
+        self.identity = identity_of(segments[0].key, segments[0].etag)
+        self._objects = objects
+        self._key = key
+        self._segments = segments
+
+    async def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
+        """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES."""
+        end = min(start + length, self.size)
+        at = start
+        try:
+            async for piece in read_segments(self._objects, self._segments, start, end, observe=observe):
+                at += len(piece)
+                yield piece
+        except Replaced:
+            found = await self._objects.head(self._key)
+            if int(found["ContentLength"]) != self.size:
+                raise
+            version = (self._key, etag_of(found))
+            async for piece in read_range(self._objects, version, at, end, observe=observe):
+                yield piece
+        if start + length > self.size:
+            raise Corrupt(f"the object ends {start + length - max(start, self.size)} bytes early", key=self._key)
+
+    async def close(self) -> None:
+        """Nothing to let go of: each segment is asked for when it is read."""
+
+
+async def read_segments(
+    objects: Objects, segments: Sequence[Segment], start: int, end: int, *, observe: Observer | None = None
+) -> AsyncGenerator[bytes, None]:
+    """Yield bytes of what lies in several objects, one after the other. Raises Replaced."""
+    offset = 0
+    for segment in segments:
+        first, last = max(start, offset), min(end, offset + segment.size)
+        if first < last:
+            version = (segment.key, segment.etag)
+            ranged = read_range(objects, version, first - offset, last - offset, observe=observe)
+            async with contextlib.aclosing(ranged):
+                async for piece in ranged:
+                    yield piece
+        offset += segment.size
 
 
 async def open_object(objects: Objects, key: str) -> ObjectReader:
@@ -142,13 +199,17 @@ async def _ask(objects: Objects, key: str, etag: str, start: int, end: int) -> B
         response = await objects.begin_reading(key, Range=f"bytes={start}-{end - 1}", IfMatch=quoted(etag))
     except (Refusal, NotFound) as error:
         if isinstance(error, NotFound) or error.is_mismatch:
-            raise StorageUnavailable("the object was replaced while it was read: read it again", key=key) from error
+            raise _replaced(key) from error
         raise refused(error, key) from error
     body: Body = response["Body"]
     if etag_of(response) != etag:
         body.close()
-        raise StorageUnavailable("the object was replaced while it was read: read it again", key=key)
+        raise _replaced(key)
     return body
+
+
+def _replaced(key: str) -> Replaced:
+    return Replaced("the object was replaced while it was read: read it again", key=key)
 
 
 async def _read(bucket: Bucket, body: Body, start: int, end: int, observe: Observer | None) -> bytes:

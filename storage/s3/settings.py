@@ -18,12 +18,15 @@ class S3Settings:
 
     `prefix` is empty or ends in no slash. `storage_class` is for committed objects, `sse` for everything. Some
     stores refuse the checksums that boto3 adds to every call by default: `checksums="when_supported"` is for
-    AWS and those that do not.
+    AWS and those that do not. `commit` is how an upload of more than one part becomes a blob: at once, through a
+    pointer to where its parts are, or by a copy. `redirect_endpoint` is where clients reach the store, if that is
+    not where this process does.
     """
 
     bucket: str
     prefix: str = ""
     endpoint: str | None = None
+    redirect_endpoint: str | None = None
     region: str | None = None
     path_style: bool | None = None
     profile: str | None = None
@@ -44,6 +47,7 @@ class S3Settings:
     memory_bytes_max: int = 96 * MIB
     part_bytes: int = 8 * MIB
     parts_max: int = PARTS_MAX
+    commit: Literal["pointer", "copy"] = "pointer"
     copy_part_bytes: int = 64 * MIB
     parallel_parts_max: int = 4
 
@@ -59,3 +63,9 @@ class S3Settings:
             raise ValueError(f"a copied part has {PART_BYTES_MIN} bytes to {COPY_BYTES_MAX}")
         if self.memory_bytes_max < 3 * self.part_bytes:
             raise ValueError(f"memory for three parts is needed: {3 * self.part_bytes} bytes at least")
+
+    def part_bytes_at(self, number: int) -> int:
+        """How long the part of that number is: parts grow, so that as many as may be hold a large blob."""
+        doublings = (number - 1) // max(1, self.parts_max // 4)
+        longest = max(self.part_bytes, min(self.memory_bytes_max // 3, COPY_BYTES_MAX))
+        return min(self.part_bytes << min(doublings, 10), longest)

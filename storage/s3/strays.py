@@ -1,80 +1,150 @@
-"""Staged bytes dropped: on purpose, and where a crash has left some that no record names."""
+"""Staged bytes dropped: on purpose, and where a crash has left some that nothing leads to."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage.errors import Corrupt, NotFound
+import structlog
+
+from storage.drivers import Moved
+from storage.errors import Corrupt, NotFound, StorageError
 from storage.keys import BLOBS
 from storage.s3.client import Bucket
-from storage.s3.failures import Refusal, refused
-from storage.s3.records import RECORD, RECORD_BYTES_MAX, STAGED, Multipart, StagedRecord, record_key
+from storage.s3.listing import listed
+from storage.s3.records import STAGED, STORED_BYTES_MAX, Multipart, Segment, StagedRecord, Where, record_key_of
 from storage.s3.staged import Staging, drop_all
 
+IDLE_SECONDS = 60.0
+"""A pointer that was written less than that ago is left to the process that has written it."""
 
-async def drop_staged(staging: Staging, key: str) -> None:
+WAIT_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+async def drop_staged(staging: Staging, at: Where) -> None:
     """Drop a staged object. First the record goes, so that its writer can't go on; then what it names."""
-    writer = staging.writers.pop(key, None)
+    writer = staging.writers.pop(at.record, None)
     begun = writer.lose() if writer is not None else None
-    record = await _read(staging, key)
+    record = await _read(staging, at.record)
     if record is None and begun is None:
         return
-    await staging.objects.delete(record_key(key))
-    calls = [staging.objects.delete(name) for name in _names(record)] if record is not None else []
+    await staging.objects.delete(at.record)
+    # What may be an object already is left to the sweep, which looks whether it is.
+    names = record.names if record is not None and not record.committing else []
+    calls = [staging.objects.delete(name) for name in names]
     uploads = {upload.id: upload for upload in (begun, record and record.upload) if upload}
     calls += [staging.multiparts.abort(upload) for upload in uploads.values()]
-    await drop_all(calls, key)
+    await drop_all(calls, at.key)
 
 
 async def sweep_strays(staging: Staging, *, older_than_seconds: float) -> int:
-    """Abort multipart uploads and delete staged bytes that are older than that and that no record names.
+    """Abort multipart uploads and delete staged bytes that are older than that and that nothing leads to.
 
     Uploads of others, and those of distribution, are left alone. What a record names is left to whoever ends
-    its session.
+    its session, and what a pointer leads to is moved to its place.
     """
-    now = staging.clock()
-    named: dict[str, frozenset[str]] = {}
-    swept = 0
-    async for found in _uploads(staging.bucket):
-        ours = found.upload.key.startswith((f"{STAGED}/", BLOBS))
-        if not ours or now - found.begun < older_than_seconds:
-            continue
-        if found.upload.id not in await _named(staging, named, found.upload.key):
-            await staging.multiparts.abort(found.upload)
-            swept += 1
-    async for key, modified in _objects(staging.bucket):
-        if key.endswith(f"/{RECORD}") or now - modified < older_than_seconds:
-            continue
-        if key not in await _named(staging, named, key):
-            await staging.objects.delete(key)
-            swept += 1
-    return swept
+    known: dict[str, StagedRecord | None] = {}
+    swept = await _abort_uploads(staging, known, older_than_seconds)
+    strays = [name async for name in _unnamed(staging, known, older_than_seconds)]
+    if strays:
+        # Looked at after the records: a commit writes the pointer before it ends the record.
+        pointed = {segment.key async for segment in pointed_segments(staging)}
+        strays = [name for name in strays if name not in pointed]
+    for name in strays:
+        await staging.objects.delete(name)
+    return swept + len(strays)
+
+
+async def move_all(staging: Staging, *, idle_seconds: float = IDLE_SECONDS) -> int:
+    """Move objects to their keys that nobody else moves; returns how many. One that can't be moved is logged."""
+    moved = 0
+    async for key in staging.pointers.all():
+        try:
+            moved += await staging.pointers.move(key, idle_seconds=idle_seconds)
+        except StorageError as error:
+            log.warning("a blob stays where it was uploaded", key=key, reason=str(error), remedy="see the reason")
+    return moved
+
+
+async def compact(staging: Staging) -> AsyncIterator[Moved]:
+    """Move every object that a pointer stands for now, waiting for those that are being moved."""
+    waiting = [key async for key in staging.pointers.all()]
+    while waiting:
+        left = []
+        for key in waiting:
+            try:
+                found = await staging.pointers.find(key)
+                if found is None:
+                    continue
+                if await staging.pointers.move(key):
+                    yield Moved(key, found.pointer.size)
+                else:
+                    left.append(key)
+            except StorageError as error:
+                yield Moved(key, 0, error)
+        waiting = left
+        if waiting:
+            await asyncio.sleep(WAIT_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
+class Begun:
     """A multipart upload that was neither completed nor aborted."""
 
     upload: Multipart
     begun: float
 
 
-async def _named(staging: Staging, known: dict[str, frozenset[str]], name: str) -> frozenset[str]:
-    """What the record of the folder that a name is in speaks of: names of objects, and of one upload."""
-    key = name.removeprefix(f"{STAGED}/").rpartition("/")[0] if name.startswith(f"{STAGED}/") else ""
-    if not key:
-        return frozenset()
+async def _abort_uploads(staging: Staging, known: dict[str, StagedRecord | None], older_than_seconds: float) -> int:
+    now, aborted = staging.clock(), 0
+    async for found in uploads(staging.bucket):
+        ours = found.upload.key.startswith((f"{STAGED}/", BLOBS))
+        if not ours or now - found.begun < older_than_seconds:
+            continue
+        record = await _record_of(staging, known, found.upload.key)
+        if record is None or record.upload is None or record.upload.id != found.upload.id:
+            await staging.multiparts.abort(found.upload)
+            aborted += 1
+    return aborted
+
+
+async def _unnamed(
+    staging: Staging, known: dict[str, StagedRecord | None], older_than_seconds: float
+) -> AsyncIterator[str]:
+    now = staging.clock()
+    async for name, modified in _objects(staging.bucket):
+        if record_key_of(name) is None or now - modified < older_than_seconds:
+            continue
+        record = await _record_of(staging, known, name)
+        # A writer that has died may have completed the upload: his successor finds the object.
+        if record is None or name not in {*record.names, record.upload.key if record.upload else ""}:
+            yield name
+
+
+async def pointed_segments(staging: Staging) -> AsyncIterator[Segment]:
+    """Everything that a pointer leads to. Raises Corrupt for a pointer that can't be read."""
+    async for key in staging.pointers.all():
+        found = await staging.pointers.find(key)
+        for segment in found.pointer.segments if found else ():
+            yield segment
+
+
+async def _record_of(staging: Staging, known: dict[str, StagedRecord | None], name: str) -> StagedRecord | None:
+    """The record that may name what lies at a name."""
+    key = record_key_of(name) if name.startswith(f"{STAGED}/") else None
+    if key is None:
+        return None
     if key not in known:
-        record = await _read(staging, key)
-        upload = record.upload if record else None
-        known[key] = frozenset([*_names(record), *([upload.id, upload.key] if upload else [])])
+        known[key] = await _read(staging, key)
     return known[key]
 
 
 async def _read(staging: Staging, key: str) -> StagedRecord | None:
     with contextlib.suppress(NotFound):
-        found = await staging.objects.get(record_key(key), bytes_max=RECORD_BYTES_MAX)
+        found = await staging.objects.get(key, bytes_max=STORED_BYTES_MAX)
         try:
             return StagedRecord.from_bytes(found.body, key)
         except Corrupt:
@@ -82,36 +152,22 @@ async def _read(staging: Staging, key: str) -> StagedRecord | None:
     return None
 
 
-def _names(record: StagedRecord | None) -> list[str]:
-    if record is None:
-        return []
-    return [segment.key for segment in record.segments] + ([record.tail.key] if record.tail.key else [])
-
-
-async def _uploads(bucket: Bucket) -> AsyncIterator[_Begun]:
+async def uploads(bucket: Bucket) -> AsyncIterator[Begun]:
+    """Every multipart upload below the prefix that was neither completed nor aborted."""
     markers: dict[str, str] = {}
     while True:
         page = await bucket.ask("list_multipart_uploads", "", Prefix=bucket.full(""), **markers)
         for found in page.get("Uploads", []):
             upload = Multipart(bucket.own(found["Key"]), str(found["UploadId"]))
-            yield _Begun(upload, _seconds(found["Initiated"]))
+            yield Begun(upload, _seconds(found["Initiated"]))
         if not page.get("IsTruncated"):
             return
         markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
 
 
 async def _objects(bucket: Bucket) -> AsyncIterator[tuple[str, float]]:
-    parameters: dict[str, str] = {}
-    while True:
-        try:
-            page = await bucket.call("list_objects_v2", Prefix=bucket.full(f"{STAGED}/"), **parameters)
-        except Refusal as error:
-            raise refused(error, STAGED) from error
-        for found in page.get("Contents", []):
-            yield bucket.own(found["Key"]), _seconds(found["LastModified"])
-        if not page.get("IsTruncated"):
-            return
-        parameters = {"ContinuationToken": page["NextContinuationToken"]}
+    async for found in listed(bucket, f"{STAGED}/"):
+        yield bucket.own(found["Key"]), _seconds(found["LastModified"])
 
 
 def _seconds(moment: datetime) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from storage.filesystem.locks import LOCKS
-from tests.running import ROOT, eventually, serving
+from tests.running import ROOT, eventually, interruptible, serving
 from tests.swap.client import Client, Ledger
 from tests.swap.commands import command, run
 from tests.swap.scars import Image, pushed
@@ -99,7 +99,8 @@ def test_names_from_the_disk_cannot_command_a_terminal(image: Image) -> None:
 def test_an_interrupt_is_130_and_what_was_done_stays(image: Image) -> None:
     assert run("verify", image.data).code == 1
     with held(image.data / "pierhead/locks"):
-        process = subprocess.Popen(command("adopt", image.data), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        with interruptible():
+            process = subprocess.Popen(command("adopt", image.data), cwd=ROOT, stderr=subprocess.PIPE, text=True)
         # Its first write is made beside, and waits for the lock of its place.
         eventually(lambda: list((image.data / "pierhead/tmp").glob("[0-9a-f]" * 32)), seconds=30)
         process.send_signal(signal.SIGINT)

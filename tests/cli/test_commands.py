@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from registry.cli.redirects import ENDPOINT_VARIABLES, redirect_warnings
+from registry.config_sources import load
 from tests.conftest import Starter
 from tests.running import ROOT
 
@@ -99,6 +101,67 @@ def test_a_data_directory_that_can_not_be_is_a_warning(tmp_path: Path) -> None:
     assert ended.stderr.splitlines() == [
         f"pierhead: warning: the data directory {tmp_path}/file/data can't be used: {tmp_path}/file is not a directory"
     ]
+
+
+LOCAL, NEAR, SAFE = "http://127.0.0.1:8333", "http://10.0.0.9:8333", "https://store.example"
+REMEDY = "set s3.redirect_endpoint, or s3.redirect = false"
+UNREACHABLE = f"clients get blobs from {LOCAL}, which only this machine reaches: {REMEDY}"
+IN_THE_CLEAR = f"clients get blobs in the clear, from {NEAR}: {REMEDY}"
+PUBLIC = {"PIERHEAD_ALLOW_ANONYMOUS_PUSH": "true", "PIERHEAD_LISTEN": ":5000"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "warnings"),
+    [
+        ({"PIERHEAD_S3_ENDPOINT": LOCAL}, []),
+        ({"PIERHEAD_S3_ENDPOINT": LOCAL, **PUBLIC}, [UNREACHABLE]),
+        ({"PIERHEAD_S3_ENDPOINT": LOCAL, "PIERHEAD_TRUSTED_PROXIES": "127.0.0.1"}, [UNREACHABLE]),
+        ({"AWS_ENDPOINT_URL": LOCAL, "PIERHEAD_LISTEN": "unix:/run/x.sock"}, [UNREACHABLE]),
+        ({"AWS_ENDPOINT_URL": LOCAL, "AWS_ENDPOINT_URL_S3": SAFE, **PUBLIC}, []),
+        ({"PIERHEAD_S3_ENDPOINT": LOCAL, "PIERHEAD_S3_REDIRECT_ENDPOINT": SAFE, **PUBLIC}, []),
+        ({"PIERHEAD_S3_ENDPOINT": LOCAL, "PIERHEAD_S3_REDIRECT": "false", **PUBLIC}, []),
+        ({"PIERHEAD_S3_ENDPOINT": LOCAL, "PIERHEAD_S3_REDIRECT_NETWORKS": "127.0.0.0/8, ::1", **PUBLIC}, []),
+        ({"PIERHEAD_S3_ENDPOINT": NEAR, **PUBLIC}, []),
+        ({"PIERHEAD_S3_ENDPOINT": NEAR, "PIERHEAD_AUTH_URL": "https://registry.example"}, [IN_THE_CLEAR]),
+        ({"PIERHEAD_S3_ENDPOINT": "http://[", **PUBLIC}, []),
+        (PUBLIC, []),
+        (
+            {"PIERHEAD_S3_REDIRECT": "false", "PIERHEAD_S3_REDIRECT_SECONDS": "60"},
+            ["s3.redirect_seconds has no effect: s3.redirect is false"],
+        ),
+        (
+            {"PIERHEAD_DATA": "data", "PIERHEAD_S3_REDIRECT_NETWORKS": "::1"},
+            ["s3.redirect_networks has no effect: the data are in no bucket"],
+        ),
+    ],
+)
+def test_what_will_be_wrong_with_redirects_is_told_before(
+    environment: dict[str, str], warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ENDPOINT_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        if name in environment:
+            monkeypatch.setenv(name, environment[name])
+    given = {"PIERHEAD_DATA": "s3://images", **environment}
+    settings = load(options={}, environment={k: v for k, v in given.items() if k.startswith("PIERHEAD_")}).settings
+
+    assert list(redirect_warnings(settings)) == warnings
+
+
+def test_check_config_prints_the_settings_of_redirects_and_warns(tmp_path: Path) -> None:
+    given = {"PIERHEAD_DATA": "s3://images", "PIERHEAD_S3_ENDPOINT": LOCAL, **PUBLIC}
+
+    ended = pierhead("check-config", cwd=tmp_path, environment={**given, "PIERHEAD_S3_REDIRECT_NETWORKS": "10.0.0.0/8"})
+
+    assert ended.returncode == 0
+    assert f"pierhead: warning: {UNREACHABLE}" in ended.stderr.splitlines()
+    for line in (
+        "s3.redirect = true  # default",
+        "s3.redirect_endpoint = unset  # default",
+        's3.redirect_networks = ["10.0.0.0/8"]  # PIERHEAD_S3_REDIRECT_NETWORKS',
+        "s3.redirect_seconds = 1200.0  # default",
+    ):
+        assert line in ended.stdout.splitlines()
 
 
 def test_a_file_that_is_named_and_absent_is_exit_code_2(tmp_path: Path) -> None:

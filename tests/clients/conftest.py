@@ -9,7 +9,6 @@ import pytest
 
 from tests.clients.containerd import Containerd, containerd_daemon
 from tests.clients.contents import Contents
-from tests.clients.daemon import Docker, docker_daemon
 from tests.clients.layouts import Layout
 from tests.clients.programs import Programs
 from tests.clients.recorder import Recorder
@@ -47,18 +46,6 @@ def as_root() -> None:
     """Skip where we aren't root: what mounts and unpacks file systems wants to be."""
     if os.geteuid() != 0:
         pytest.skip("podman, buildah and dockerd unpack images as root")
-
-
-@pytest.fixture(scope="session")
-def docker() -> Iterator[Docker]:
-    """Return a docker client with a real daemon behind it; both end with the session."""
-    if os.geteuid() != 0:
-        pytest.skip("dockerd runs as root")
-    client, daemon = tool_or_skip("docker"), tool_or_skip("dockerd")
-    tool_or_skip("containerd")
-    # Not below pytest's own directory: the path of a unix socket has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="ph-docker-") as place, docker_daemon(client, daemon, Path(place)) as up:
-        yield up
 
 
 @pytest.fixture(scope="session")

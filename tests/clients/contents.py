@@ -45,7 +45,7 @@ class Contents:
 
     def blob(self, repository: str, digest: str) -> bytes:
         """Fetch a blob."""
-        answer = httpx.get(self._url(repository, "blobs", digest))
+        answer = httpx.get(self._url(repository, "blobs", digest), follow_redirects=True)
         assert answer.status_code == 200, answer.text
         return answer.content
 

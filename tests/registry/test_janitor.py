@@ -2,11 +2,20 @@
 
 import asyncio
 import random
+import secrets
+from collections.abc import Awaitable, Callable
 
 import pytest
 from structlog.testing import capture_logs
 
-from registry.janitor import Janitor
+from registry.janitor import LEASE, Janitor
+from storage.leases import LeaseStore
+from storage.memory import MemoryDriver
+from tests.stores import Clock
+
+
+def leases(driver: MemoryDriver | None = None, clock: Clock | None = None) -> LeaseStore:
+    return LeaseStore(driver or MemoryDriver(), new_id=lambda: secrets.token_hex(4), clock=clock or Clock())
 
 
 class Sweeps:
@@ -27,7 +36,7 @@ class Sweeps:
 
 async def test_a_sweep_that_fails_is_logged_and_followed_by_the_next() -> None:
     sweeps = Sweeps(OSError("the disk is gone"), 0, 3, ValueError("odd"), 0)
-    janitor = Janitor({"things": sweeps, "others": Sweeps()}, sweep_seconds=0)
+    janitor = Janitor(leases(), {"things": sweeps, "others": Sweeps()}, sweep_seconds=0)
 
     with capture_logs() as logs:
         janitor.start()
@@ -46,8 +55,8 @@ async def test_it_waits_between_half_of_its_interval_and_all_of_it(monkeypatch: 
         return 0.0
 
     monkeypatch.setattr(random, "uniform", uniform)
-    sweeps = Sweeps(0, 0)
-    janitor = Janitor({"things": sweeps}, sweep_seconds=1000)
+    sweeps = Sweeps(0)
+    janitor = Janitor(leases(), {"things": sweeps}, sweep_seconds=1000)
     janitor.start()
     await asyncio.wait_for(sweeps.all_done.wait(), 10)
     await janitor.close()
@@ -56,9 +65,45 @@ async def test_it_waits_between_half_of_its_interval_and_all_of_it(monkeypatch: 
 
 
 async def test_closing_ends_it_before_and_after_it_was_started() -> None:
-    janitor = Janitor({"things": Sweeps()}, sweep_seconds=1000)
+    janitor = Janitor(leases(), {"things": Sweeps()}, sweep_seconds=1000)
     await janitor.close()
     janitor.start()
 
     await asyncio.wait_for(janitor.close(), 10)
     await janitor.close()
+
+
+async def test_of_several_that_share_a_store_one_sweeps_and_the_others_come_when_their_turn_is_due() -> None:
+    driver, clock = MemoryDriver(), Clock()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    swept: list[str] = []
+
+    async def slow() -> int:
+        begun.set()
+        await go_on.wait()
+        swept.append("first")
+        return 0
+
+    async def count() -> int:
+        swept.append("second")
+        return 0
+
+    first = Janitor(leases(driver, clock), {"things": slow}, sweep_seconds=1000)
+    second = leases(driver, clock)
+    sweeping = asyncio.create_task(first._leases.run(LEASE, first._sweep_all))
+    await begun.wait()
+
+    assert not await second.run(LEASE, as_work(count), rest_seconds=50)
+    go_on.set()
+    assert await sweeping
+    assert not await second.run(LEASE, as_work(count), rest_seconds=50)
+    clock.now += 50
+    assert await second.run(LEASE, as_work(count), rest_seconds=50)
+    assert swept == ["first", "second"]
+
+
+def as_work(sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
+    async def work() -> None:
+        await sweep()
+
+    return work

@@ -1,13 +1,15 @@
-"""Drivers on a real SeaweedFS."""
+"""Drivers and servers on a real SeaweedFS."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from storage.s3 import S3Driver
 from tests.s3.faults import Proxy, proxying
+from tests.s3.replicas import Replicas
 from tests.s3.weed import Store
 
 OpenDriver = Callable[..., Awaitable[S3Driver]]
@@ -44,3 +46,11 @@ async def proxy(weed: Store) -> AsyncIterator[Proxy]:
     """Return a proxy in front of the store that counts calls and makes trouble."""
     async with proxying(weed.endpoint) as running:
         yield running
+
+
+@pytest.fixture
+def replicas(weed: Store, tmp_path: Path) -> Iterator[Replicas]:
+    """Return a way to start servers over one bucket."""
+    made = Replicas(weed, tmp_path)
+    yield made
+    made.close()

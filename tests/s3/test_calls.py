@@ -4,12 +4,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from storage import keys
+from storage.blobs import BlobStore
+from storage.digest import Digest
 from storage.s3 import S3Driver
 from storage.s3.settings import MIB
 from tests.s3.faults import Proxy
 from tests.s3.weed import Store
 
 KEY = "docker/registry/v2/repositories/app/_uploads/1/data"
+BLOB = keys.blob(Digest.of(b"whatever"))
 PART = 5 * MIB
 
 
@@ -84,31 +88,37 @@ async def _push(driver: S3Driver, body: bytes, key: str) -> None:
     await writer.close()
 
 
-async def test_a_small_push_takes_eight_calls(driver: S3Driver, proxy: Proxy) -> None:
+async def test_a_small_push_takes_six_calls(driver: S3Driver, proxy: Proxy) -> None:
     await _push(driver, b"small" * 1000, "blob")
 
-    # stage 1; open 2 (twice); flush 1; close 1; commit 2
-    assert proxy.taken() == {"PutObject": 6, "GetObject": 2, "DeleteObject": 1}
+    # stage 1; open 1 (twice); flush 1; commit 2
+    assert proxy.taken() == {"PutObject": 3, "GetObject": 2, "DeleteObject": 1}
 
 
 async def test_a_push_of_less_than_a_part_puts_its_tail_aside(driver: S3Driver, proxy: Proxy) -> None:
     await _push(driver, bytes(MIB), "blob")
 
-    assert proxy.taken() == {"PutObject": 7, "GetObject": 3, "DeleteObject": 2}
+    assert proxy.taken() == {"PutObject": 4, "GetObject": 3, "DeleteObject": 2}
 
 
-async def test_a_large_push_copies_once(driver: S3Driver, proxy: Proxy) -> None:
-    await _push(driver, bytes(3 * PART + 5), "blob")
+async def test_a_large_push_ends_with_a_pointer_and_copies_nothing(
+    driver: S3Driver, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver._mover, "schedule", lambda _key: None)
+    await _push(driver, bytes(3 * PART + 5), BLOB)
 
+    # stage, turn, flush, close, what it is to be, pointer
     assert proxy.taken() == {
-        "PutObject": 5,
+        "PutObject": 6,
         "GetObject": 2,
+        "HeadObject": 1,
         "CreateMultipartUpload": 1,
         "UploadPart": 4,
         "CompleteMultipartUpload": 1,
-        "CopyObject": 1,
-        "DeleteObject": 2,
+        "DeleteObject": 1,
     }
+    await driver._pointers.move(BLOB)
+    assert proxy.taken() == {"GetObject": 1, "PutObject": 1, "CopyObject": 1, "DeleteObject": 2}
 
 
 @pytest.mark.parametrize(
@@ -130,3 +140,17 @@ async def test_a_staged_object_is_looked_at_and_dropped_with_few_calls(
     await call(driver)
 
     assert proxy.taken() == expected
+
+
+async def test_a_blob_is_located_without_reading_it(driver: S3Driver, proxy: Proxy) -> None:
+    store, body = BlobStore(driver), b"the bytes of a blob"
+    digest = Digest.of(body)
+    await driver.put(keys.blob(digest), body)
+    await store.link("team/app", digest, canonical=digest)
+    proxy.taken()
+
+    found, url = await store.locate("team/app", digest, seconds=60)
+
+    assert (found.size, url is None) == (len(body), False)
+    # What is got is the link, and whether the bytes are remembered as damaged.
+    assert proxy.taken() == {"HeadObject": 1, "GetObject": 2}

@@ -1,10 +1,7 @@
 """Several servers over one bucket: a push moves between them, survives the death of one, and both serve the same."""
 
 import os
-import secrets
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -16,59 +13,13 @@ from tests.distribution import V3, serving_distribution
 from tests.races.linearizability import is_linearizable
 from tests.races.tag_histories import record
 from tests.registry.images import CONFIG, encode, image
-from tests.running import ROOT, Server, start
+from tests.running import start
+from tests.s3.replicas import Replicas
 from tests.s3.weed import BUCKET, Store
 
 LARGE = 20 << 20
 REPOSITORY = "team/app"
 KIND = {"content-type": str(image()["mediaType"])}
-
-
-class Replicas:
-    """Servers with nothing in common but the bucket."""
-
-    def __init__(self, weed: Store, directory: Path) -> None:
-        self.weed = weed
-        self.directory = directory
-        self.place = f"s3://{BUCKET}/serving/{secrets.token_hex(8)}"
-        self.servers: list[Server] = []
-        self.clients: list[httpx.Client] = []
-
-    def add(self) -> httpx.Client:
-        """Start one more, and return a client of it."""
-        number = len(self.servers)
-        server = start(
-            self.directory / f"unused{number}",
-            log=self.directory / f"log{number}",
-            workers=2,
-            arguments=["--data", self.place],
-            environment=self.weed.environment(),
-        )
-        self.servers.append(server)
-        self.clients.append(httpx.Client(base_url=server.url, timeout=60))
-        return self.clients[-1]
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command on the bucket."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIERHEAD_")}
-        command = [sys.executable, "-m", "registry", *arguments, "--data", self.place]
-        environment = {**inherited, **self.weed.environment()}
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        for server in self.servers:
-            server.stop()
-
-
-@pytest.fixture
-def replicas(weed: Store, tmp_path: Path) -> Iterator[Replicas]:
-    made = Replicas(weed, tmp_path)
-    yield made
-    made.close()
 
 
 def push_blob(clients: list[httpx.Client], body: bytes, *, chunk: int = 3 << 20) -> Digest:
@@ -176,30 +127,45 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(weed: Store, tmp_path: P
     assert "no-such-bucket" in str(failed.value)
 
 
-def test_distribution_serves_what_was_pushed_into_the_bucket_and_the_reverse(
+def check_images(client: httpx.Client, images: Mapping[str, tuple[Digest, bytes]]) -> None:
+    """Read every image back, by tag, and its layer to the byte."""
+    for tag, (digest, layer) in images.items():
+        found = client.get(f"/v2/{REPOSITORY}/manifests/{tag}", headers={"accept": KIND["content-type"]})
+        assert found.headers["docker-content-digest"] == str(digest), tag
+        assert Digest.of(found.content) == digest
+        assert client.get(f"/v2/{REPOSITORY}/blobs/{Digest.of(layer)}", follow_redirects=True).content == layer
+
+
+def test_one_bucket_is_served_in_turn_by_us_and_by_distribution(
     replicas: Replicas, weed: Store, tmp_path: Path
 ) -> None:
     program = tool_or_skip(V3)
-    client = replicas.add()
-    layer = os.urandom(LARGE)
-    digest = push_image([client], layer, "ours")
-    prefix = replicas.place.removeprefix(f"s3://{BUCKET}/")
+    storage = weed.for_distribution(replicas.place.removeprefix(f"s3://{BUCKET}/"))
+    images: dict[str, tuple[Digest, bytes]] = {}
 
-    storage = weed.for_distribution(prefix)
-    with (
-        serving_distribution(program, tmp_path, log=tmp_path / "theirs.log", storage=storage) as server,
-        httpx.Client(base_url=server.url, timeout=60) as theirs,
-    ):
-        accept = {"accept": KIND["content-type"]}
-        found = theirs.get(f"/v2/{REPOSITORY}/manifests/ours", headers=accept)
-        assert found.headers["docker-content-digest"] == str(digest)
-        assert theirs.get(f"/v2/{REPOSITORY}/blobs/{Digest.of(layer)}", follow_redirects=True).content == layer
-        other = os.urandom(LARGE)
-        pushed = push_image([theirs], other, "theirs")
+    def push(client: httpx.Client, tag: str) -> None:
+        layer = os.urandom(LARGE)
+        images[tag] = (push_image([client], layer, tag), layer)
 
-    adopted = replicas.run("adopt")
-    assert adopted.returncode == 0, adopted.stdout + adopted.stderr
-    found = client.get(f"/v2/{REPOSITORY}/manifests/theirs")
-    assert found.headers["docker-content-digest"] == str(pushed)
-    assert client.get(f"/v2/{REPOSITORY}/blobs/{Digest.of(other)}").content == other
-    assert replicas.run("verify").returncode == 0
+    for turn in range(2):
+        client = replicas.add()
+        check_images(client, images)
+        push(client, f"ours{turn}")
+        push(client, "moved")
+        replicas.servers[-1].stop()
+        compacted = replicas.run("storage", "compact")
+        assert compacted.returncode == 0, compacted.stdout + compacted.stderr
+
+        with (
+            serving_distribution(program, tmp_path, log=tmp_path / f"theirs{turn}", storage=storage) as server,
+            httpx.Client(base_url=server.url, timeout=60) as theirs,
+        ):
+            check_images(theirs, images)
+            push(theirs, f"theirs{turn}")
+            push(theirs, "moved")
+        adopted = replicas.run("adopt")
+        assert adopted.returncode == 0, adopted.stdout + adopted.stderr
+
+    check_images(replicas.add(), images)
+    verified = replicas.run("verify")
+    assert verified.returncode == 0, verified.stdout

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from storage.errors import Busy, NotFound
-from storage.s3 import S3Driver, staged
+from storage.s3 import S3Driver, staged, turns
 from storage.s3.records import STAGED
 from storage.s3.settings import MIB
 from tests.s3.conftest import OpenDriver
@@ -109,7 +109,7 @@ async def test_random_work_is_what_a_byte_string_would_give(pair: tuple[S3Driver
 
 
 async def test_more_parts_than_one_upload_takes_go_on_in_another(open_driver: OpenDriver) -> None:
-    driver = await open_driver(part_bytes=PART, parts_max=4, copy_part_bytes=2 * PART)
+    driver = await open_driver(part_bytes=PART, parts_max=2, copy_part_bytes=2 * PART)
     body = some_bytes(11 * PART + 12)
     await driver.stage(KEY)
     writer = await driver.open_staged(KEY)
@@ -134,7 +134,7 @@ async def test_a_writer_that_died_keeps_others_out_for_no_longer_than_its_lease(
     await dead.write([body])
     await dead.flush()
     await dead.write([b"never flushed"])
-    dead._renewing.cancel()  # as kill -9 does
+    dead._turn.stop()  # as kill -9 does
 
     with pytest.raises(Busy):
         await pair[1].open_staged(KEY)
@@ -157,10 +157,11 @@ async def test_a_lease_is_renewed_while_its_writer_lives(
     pair: tuple[S3Driver, S3Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(staged, "LEASE_SECONDS", 3.0)
-    monkeypatch.setattr(staged, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(turns, "RENEW_SECONDS", 0.5)
     await pair[0].stage(KEY)
     writer = await pair[0].open_staged(KEY)
     await writer.write([b"1"])
+    await asyncio.sleep(1.0)
 
     for _ in range(10):
         await asyncio.sleep(0.5)
@@ -175,7 +176,7 @@ async def test_parts_that_were_sent_are_kept_by_the_renewal(
     pair: tuple[S3Driver, S3Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(staged, "LEASE_SECONDS", 2.0)
-    monkeypatch.setattr(staged, "RENEW_SECONDS", 0.3)
+    monkeypatch.setattr(turns, "RENEW_SECONDS", 0.3)
     body = some_bytes(3 * PART)
     await pair[0].stage(KEY)
     dead = await pair[0].open_staged(KEY)
@@ -184,7 +185,7 @@ async def test_parts_that_were_sent_are_kept_by_the_renewal(
         while (await pair[1].stat_staged(KEY)).size < 2 * PART:
             await asyncio.sleep(0.1)
             await dead.write([])  # takes note of parts that have arrived
-    dead._renewing.cancel()
+    dead._turn.stop()
     await asyncio.sleep(3.5)
 
     writer = await pair[1].open_staged(KEY)

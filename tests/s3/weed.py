@@ -6,6 +6,7 @@ Nothing here needs pytest: benchmarks can start their store with it too.
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,11 +23,13 @@ import boto3
 from botocore.config import Config
 
 from storage.s3 import S3Settings
+from tests.tools import NotInstalled
 
 PROGRAM = "weed"
 ACCESS_KEY, SECRET_KEY = "pierhead", "only-for-tests"
 BUCKET = "registry"
 STARTS_MAX = 3
+CALLS = re.compile(rb"^SeaweedFS_s3_request_total{.*} (\S+)$", re.MULTILINE)
 READY_SECONDS = 60.0
 
 
@@ -37,6 +40,8 @@ class Store:
     process: subprocess.Popen[bytes]
     endpoint: str
     log: Path
+    metrics: str
+    """Where it tells what it has counted."""
 
     def settings(self, prefix: str = "", **changes: object) -> S3Settings:
         """How a driver speaks to it."""
@@ -78,6 +83,11 @@ class Store:
             config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
         )
 
+    def calls(self) -> int:
+        """How many calls it has answered so far, whoever made them."""
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            return sum(int(float(count)) for count in CALLS.findall(answer.read()))
+
     def stop(self) -> None:
         """End it at once: it would take ten seconds to say goodbye to itself."""
         with contextlib.suppress(ProcessLookupError):
@@ -96,10 +106,10 @@ def how_to_get_weed() -> str:
 
 
 def require_weed() -> str:
-    """Return the path of the program. Raises RuntimeError saying how to come by it."""
+    """Return the path of the program. Raises NotInstalled."""
     program = find_weed()
     if program is None:
-        raise RuntimeError(how_to_get_weed())
+        raise NotInstalled(how_to_get_weed())
     return program
 
 
@@ -134,7 +144,7 @@ def _spawn(program: str, directory: Path, log: Path) -> Store:
     config = directory / "s3.json"
     keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
     config.write_text(json.dumps({"identities": [{"name": "tests", "credentials": keys, "actions": ["Admin"]}]}))
-    master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, s3_grpc = _free_ports(8)
+    master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, s3_grpc, metrics = _free_ports(9)
     command = [
         program,
         "server",
@@ -142,6 +152,7 @@ def _spawn(program: str, directory: Path, log: Path) -> Store:
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
+        f"-metricsPort={metrics}",
         f"-master.port={master}",
         f"-master.port.grpc={master_grpc}",
         "-master.volumeSizeLimitMB=1024",
@@ -161,7 +172,7 @@ def _spawn(program: str, directory: Path, log: Path) -> Store:
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=directory, start_new_session=True)
-    return Store(process, f"http://127.0.0.1:{s3}", log)
+    return Store(process, f"http://127.0.0.1:{s3}", log, f"http://127.0.0.1:{metrics}/metrics")
 
 
 def _is_ready(store: Store) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from storage.drivers import PIECE_BYTES, Driver, Page
@@ -322,6 +323,7 @@ class TestSmallObjects:
             lambda: driver.delete_version(key, version="v"),
             lambda: driver.stat(key),
             lambda: driver.open(key),
+            lambda: driver.presign(key, seconds=60),
             lambda: driver.stage(key),
             lambda: driver.stat_staged(key),
             lambda: driver.open_staged(key),
@@ -573,24 +575,110 @@ class TestStagedObjects:
         writer = await first.open_staged(self.KEY)
         await writer.write([b"123"])
 
-        for driver in (first, second):
-            with pytest.raises(Busy):
-                await driver.open_staged(self.KEY)
+        with pytest.raises(Busy):
+            await first.open_staged(self.KEY)
+
+        async def intrude() -> None:
+            intruder = await second.open_staged(self.KEY)
+            await writer.flush()
+            try:
+                await intruder.write([b"xyz"])  # another process may have to write to find out
+                await intruder.flush()
+            finally:
+                await intruder.close()
+
+        with pytest.raises(Busy):
+            await intrude()
         await writer.close()
-        next_writer = await second.open_staged(self.KEY)
+        next_writer = await first.open_staged(self.KEY)
 
         assert next_writer.size == 3
         await next_writer.write([b"456"])
         await next_writer.commit("k")
         assert await read_large(first, "k") == b"123456"
 
-    async def test_of_many_who_open_one_becomes_the_writer(self, open_store: OpenStore) -> None:
+    async def test_of_many_who_write_only_those_who_are_told_so_have_written(self, open_store: OpenStore) -> None:
         drivers = [await open_store(), await open_store()]
         await drivers[0].stage(self.KEY)
 
-        tries = [drivers[number % 2].open_staged(self.KEY) for number in range(RACERS)]
+        async def add(number: int) -> bytes:
+            writer = await drivers[number % 2].open_staged(self.KEY)
+            try:
+                await writer.write([b"%d," % number])
+                await writer.flush()
+            finally:
+                await writer.close()
+            return b"%d," % number
 
-        assert len(await count_winners(tries, Busy)) == 1
+        results = await asyncio.gather(*map(add, range(RACERS)), return_exceptions=True)
+
+        written = [result for result in results if isinstance(result, bytes)]
+        assert written
+        assert all(isinstance(result, Busy) for result in results if not isinstance(result, bytes))
+        writer = await drivers[0].open_staged(self.KEY)
+        kept = await joined(writer.pieces(0, writer.size))
+        await writer.close()
+        assert sorted(kept.split(b",")) == sorted(b"".join(written).split(b","))
+
+    async def test_a_record_changes_with_the_bytes_and_is_left_by_the_commit(self, open_store: OpenStore) -> None:
+        first, second = await open_store(), await open_store()
+        await first.stage(self.KEY, record="records/1", text=b"begun")
+        assert (await first.get("records/1", bytes_max=1 << 20)).body.split(b"\n")[0] == b"begun"
+        writer = await first.open_staged(self.KEY, record="records/1")
+        assert writer.record == b"begun"
+        await writer.write([b"123"])
+
+        await writer.flush(b"flushed")
+        await writer.close()
+
+        assert [entry.key for entry in (await second.list("records/", limit=9)).entries] == ["records/1"]
+        assert (await second.stat_staged(self.KEY, record="records/1")).size == 3
+        resumed = await second.open_staged(self.KEY, record="records/1")
+        assert (resumed.record, resumed.size) == (b"flushed", 3)
+        await resumed.commit("k", b"ended")
+        assert await read_large(first, "k") == b"123"
+        assert (await first.get("records/1", bytes_max=1 << 20)).body.split(b"\n")[0] == b"ended"
+        for call in (first.stat_staged(self.KEY, record="records/1"), first.open_staged(self.KEY, record="records/1")):
+            with pytest.raises(NotFound):
+                await call
+
+    async def test_a_record_goes_with_what_it_belongs_to(self, driver: Driver) -> None:
+        for number, ends in enumerate((driver.discard, None)):
+            record = f"records/{number}"
+            await driver.stage(self.KEY, record=record, text=b"begun")
+            if ends is not None:
+                await ends(self.KEY, record=record)
+            else:
+                writer = await driver.open_staged(self.KEY, record=record)
+                await writer.commit("k")
+            with pytest.raises(NotFound):
+                await driver.get(record, bytes_max=1 << 20)
+
+    @pytest.mark.parametrize("size", [0, 10, 20 << 20])
+    async def test_an_aimed_upload_is_the_object_or_nothing(self, driver: Driver, size: int) -> None:
+        body = bytes(range(256)) * (size // 256) + b"end"
+        for number, kept in enumerate((False, True, True)):
+            key = f"blobs/{number}/data"
+            await driver.stage(self.KEY)
+            writer = await driver.open_staged(self.KEY)
+            aimed = writer.aim(key)
+            await writer.write([body])
+            with pytest.raises(NotFound):
+                await driver.stat(key)
+            if number == 2:
+                await writer.truncate(0)
+                assert writer.size == 0
+                await writer.write([body[:5]])
+            if kept:
+                await writer.commit(key)
+                assert await read_large(driver, key) == (body if number == 1 else body[:5])
+                continue
+            await writer.close()
+            if aimed:
+                assert (await driver.stat_staged(self.KEY)).size == 0
+            await driver.discard(self.KEY)
+            with pytest.raises(NotFound):
+                await driver.stat(key)
 
     async def test_a_closed_writer_writes_nothing_more(self, driver: Driver) -> None:
         await driver.stage(self.KEY)
@@ -741,8 +829,18 @@ class TestStagedObjects:
 
 class TestCapabilities:
     async def test_they_are_told_as_data(self, driver: Driver) -> None:
-        assert driver.capabilities.presigned_urls is False
+        assert driver.capabilities.presigned_urls is isinstance(driver, S3Driver)
         assert driver.capabilities.object_bytes_max is None
+
+    async def test_a_url_reads_the_object_and_only_who_is_capable_of_it_gives_one(self, driver: Driver) -> None:
+        await stage_and_commit(driver, "a/b c/k", b"some bytes")
+
+        url = await driver.presign("a/b c/k", seconds=60)
+
+        assert (url is not None) == driver.capabilities.presigned_urls
+        if url is not None:
+            assert httpx.get(url).content == b"some bytes"
+            assert httpx.get(url, headers={"range": "bytes=5-8"}).content == b"byte"
 
     async def test_start_may_be_repeated_on_a_store_in_use(self, open_store: OpenStore) -> None:
         first = await open_store()

@@ -24,8 +24,10 @@ PLACES = [
     Place(keys.referrer(NAME, OTHER, DIGEST), Kind.REFERRER, NAME, digest=DIGEST, subject=OTHER),
     Place(keys.damaged(DIGEST), Kind.DAMAGED, digest=DIGEST),
     Place(keys.blob_source(OTHER), Kind.SOURCE, digest=OTHER),
+    Place(keys.pointer(keys.blob(DIGEST)), Kind.POINTER, digest=DIGEST),
     Place(keys.LAYOUT, Kind.LAYOUT),
     Place(keys.UNADOPTED, Kind.UNADOPTED),
+    Place(keys.lease("sweep"), Kind.LEASE, name="sweep"),
 ]
 
 
@@ -47,6 +49,7 @@ def test_what_a_key_was_made_of_is_read_from_it(place: Place) -> None:
         f"{keys.REPOSITORIES}{NAME}/_manifests/tags/v1/current",
         f"{keys.OURS}/catalog/{NAME}",
         f"{keys.OURS}/something/else",
+        keys.pointer(keys.layer_link(NAME, DIGEST)),
         "elsewhere",
     ],
 )

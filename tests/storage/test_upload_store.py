@@ -37,7 +37,7 @@ async def begin(store: UploadStore, upload: str = ID, *, algorithms: tuple[str, 
 
 
 async def add(store: UploadStore, *pieces: bytes, upload: str = ID) -> None:
-    writer = await store.write(await store.find(REPOSITORY, upload))
+    writer = await store.write(REPOSITORY, upload)
     try:
         await writer.append(pieces)
         await store.save(writer)
@@ -46,7 +46,7 @@ async def add(store: UploadStore, *pieces: bytes, upload: str = ID) -> None:
 
 
 async def staged(store: UploadStore, upload: str = ID) -> bytes:
-    writer = await store.write(await store.find(REPOSITORY, upload))
+    writer = await store.write(REPOSITORY, upload)
     try:
         return await joined(writer.staged.pieces(0, writer.size))
     finally:
@@ -94,7 +94,7 @@ async def test_the_hash_goes_on_in_another_process_without_reading_again(
     await begin(store, algorithms=algorithms)
     await add(store, b"some ", b"bytes")
 
-    writer = await UploadStore(driver, clock=clock).write(await store.find(REPOSITORY, ID))
+    writer = await UploadStore(driver, clock=clock).write(REPOSITORY, ID)
     writer.staged.pieces = None  # type: ignore[assignment, method-assign]  # a read would be a TypeError
     await writer.append([b" more"])
 
@@ -105,7 +105,7 @@ async def test_the_hash_goes_on_in_another_process_without_reading_again(
 async def test_a_digest_that_nobody_announced_is_computed_by_reading(store: UploadStore) -> None:
     await begin(store)
     await add(store, b"some bytes")
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
 
     writer.also_hash(SHA512)
 
@@ -113,7 +113,8 @@ async def test_a_digest_that_nobody_announced_is_computed_by_reading(store: Uplo
 
 
 async def test_a_digest_that_is_announced_before_the_first_byte_is_computed_on_the_way(store: UploadStore) -> None:
-    writer = await store.write(await begin(store))
+    await begin(store)
+    writer = await store.write(REPOSITORY, ID)
     writer.also_hash(SHA512)
     writer.also_hash(SHA512)
     await writer.append([b"some bytes"])
@@ -125,12 +126,12 @@ async def test_a_digest_that_is_announced_before_the_first_byte_is_computed_on_t
 async def test_bytes_that_a_killed_process_wrote_without_saving_are_kept_and_hashed(store: UploadStore) -> None:
     await begin(store)
     await add(store, b"saved ")
-    killed = await store.write(await store.find(REPOSITORY, ID))
+    killed = await store.write(REPOSITORY, ID)
     await killed.append([b"not saved "])
     await killed.close()
 
     found = await store.find(REPOSITORY, ID)
-    writer = await store.write(found)
+    writer = await store.write(REPOSITORY, ID)
     await writer.append([b"later"])
 
     assert found.size == len(b"saved not saved ")
@@ -140,11 +141,11 @@ async def test_bytes_that_a_killed_process_wrote_without_saving_are_kept_and_has
 async def test_bytes_that_a_power_cut_took_back_are_not_believed_in(store: UploadStore) -> None:
     await begin(store)
     await add(store, b"saved and lost")
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     await writer.staged.truncate(5)
     await writer.close()
 
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     await writer.append([b"!"])
 
     assert await writer.digest(SHA256) == Digest.of(b"saved!")
@@ -159,7 +160,7 @@ async def test_a_hash_state_that_is_none_costs_a_read_and_nothing_else(
     record = replace(await store.record(REPOSITORY, ID), states={SHA256: state})
     await driver.put(keys.upload_record(ID), record.to_json())
 
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
 
     assert await writer.digest(SHA256) == Digest.of(b"some bytes")
 
@@ -173,32 +174,22 @@ async def test_where_no_state_can_be_had_the_bytes_are_read_at_the_end(
     assert (await store.record(REPOSITORY, ID)).states == {}
 
     await add(store, b"bytes")
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
 
     assert writer.hashes == []
     assert await writer.digest(SHA256) == Digest.of(b"some bytes")
 
 
 async def test_a_session_has_one_writer_until_that_one_is_closed(store: UploadStore) -> None:
-    found = await begin(store)
-    writer = await store.write(found)
+    await begin(store)
+    writer = await store.write(REPOSITORY, ID)
 
     with pytest.raises(Busy):
-        await store.write(found)
+        await store.write(REPOSITORY, ID)
     await writer.close()
     await writer.close()
 
-    await (await store.write(found)).close()
-
-
-async def test_a_writer_that_looked_before_another_one_wrote_begins_at_the_true_end(store: UploadStore) -> None:
-    stale = await begin(store)
-    await add(store, b"some bytes")
-
-    writer = await store.write(stale)
-
-    assert writer.size == 10
-    assert await writer.digest(SHA256) == Digest.of(b"some bytes")
+    await (await store.write(REPOSITORY, ID)).close()
 
 
 @pytest.mark.parametrize("kept", [b"", b"kept "])
@@ -207,7 +198,7 @@ async def test_rolling_back_to_the_start_of_the_request_takes_the_hash_back_too(
 ) -> None:
     await begin(store)
     await add(store, kept)
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     await writer.append([b"taken back"])
 
     await writer.roll_back(len(kept))
@@ -220,7 +211,7 @@ async def test_rolling_back_to_the_start_of_the_request_takes_the_hash_back_too(
 async def test_rolling_back_into_earlier_bytes_voids_the_hash_and_the_digest_is_read(store: UploadStore) -> None:
     await begin(store)
     await add(store, b"some bytes")
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
 
     await writer.roll_back(4)
 
@@ -229,7 +220,7 @@ async def test_rolling_back_into_earlier_bytes_voids_the_hash_and_the_digest_is_
 
 async def test_a_write_that_was_hashed_and_not_kept_leaves_no_wrong_state(store: UploadStore) -> None:
     await begin(store)
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     await writer.append([b"kept"])
     writer.hashes[0].update(b"hashed, but never kept")
 
@@ -238,7 +229,7 @@ async def test_a_write_that_was_hashed_and_not_kept_leaves_no_wrong_state(store:
 
     record = await store.record(REPOSITORY, ID)
     assert (record.hashed, record.states) == (0, {})
-    again = await store.write(await store.find(REPOSITORY, ID))
+    again = await store.write(REPOSITORY, ID)
     assert await again.digest(SHA256) == Digest.of(b"kept")
 
 
@@ -248,34 +239,35 @@ async def test_a_finished_session_is_remembered_with_its_digest_and_open_no_more
     await begin(store)
     await add(store, b"some bytes")
     digest = Digest.of(b"some bytes")
-    found = await store.find(REPOSITORY, ID)
-    writer = await store.write(found)
-    await writer.staged.commit("blob")
+    writer = await store.write(REPOSITORY, ID)
 
-    await store.finish(writer, digest)
+    await writer.staged.commit("blob", store.ended(writer, digest))
+    await store.finish(writer)
 
     assert (await store.record(REPOSITORY, ID)).digest == str(digest)
-    for refused in (store.find(REPOSITORY, ID), store.write(found)):
+    for refused in (store.find(REPOSITORY, ID), store.write(REPOSITORY, ID)):
         with pytest.raises(NotFound):
             await refused
     assert await keys_below(driver, f"{keys.ROOT}/repositories/") == []
 
 
-async def test_a_session_whose_bytes_are_left_after_it_ended_is_not_written_to(store: UploadStore) -> None:
-    found = await begin(store)
-    writer = await store.write(found)
-    await store.finish(writer, Digest.of(b""))
+async def test_a_session_whose_bytes_are_left_after_it_ended_is_not_written_to(
+    driver: RefusingDriver, store: UploadStore
+) -> None:
+    await begin(store)
+    writer = await store.write(REPOSITORY, ID)
+    await driver.put(keys.upload_record(ID), store.ended(writer, Digest.of(b"")))
     await writer.close()
 
     with pytest.raises(NotFound):
-        await store.write(found)
+        await store.write(REPOSITORY, ID)
 
 
 async def test_a_cancelled_session_leaves_nothing_and_its_writer_finds_out_at_the_next_write(
     driver: RefusingDriver, store: UploadStore
 ) -> None:
     await begin(store)
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     await writer.append([b"some"])
 
     await store.cancel(REPOSITORY, ID)
@@ -296,7 +288,7 @@ async def test_a_cancel_that_has_only_begun_is_not_undone_by_a_writer_that_saves
     driver: RefusingDriver, store: UploadStore
 ) -> None:
     await begin(store)
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     await driver.discard(keys.upload_bytes(REPOSITORY, ID))  # the first step of a cancel
 
     with pytest.raises(NotFound):
@@ -350,7 +342,7 @@ async def test_an_idle_session_is_dropped_with_its_bytes(
 async def test_bytes_that_arrive_count_as_use_before_they_are_saved(store: UploadStore, clock: Clock) -> None:
     await begin(store)
     clock.now += IDLE - 1
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     await writer.append([b"x"])
     await writer.close()
     clock.now += IDLE - 1
@@ -370,7 +362,7 @@ async def test_a_session_lives_no_longer_than_its_lifetime_however_busy(store: U
 
 async def test_a_session_that_is_written_to_is_not_swept(store: UploadStore, clock: Clock) -> None:
     await begin(store)
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
     clock.now += 2 * LIFETIME
 
     assert await sweep(store) == 0
@@ -392,9 +384,10 @@ async def test_a_session_without_its_bytes_is_dropped_when_its_time_has_come(
 
 
 async def test_an_ended_session_is_forgotten_after_a_while(store: UploadStore, clock: Clock) -> None:
-    writer = await store.write(await begin(store))
-    await writer.staged.commit("blob")
-    await store.finish(writer, Digest.of(b""))
+    await begin(store)
+    writer = await store.write(REPOSITORY, ID)
+    await writer.staged.commit("blob", store.ended(writer, Digest.of(b"")))
+    await store.finish(writer)
     clock.now += ENDED - 1
     assert await sweep(store) == 0
     clock.now += 1
@@ -492,7 +485,8 @@ def test_a_record_reads_back_as_it_was_written() -> None:
 
 
 async def test_a_writer_tells_the_states_of_what_it_has_hashed(store: UploadStore) -> None:
-    writer: UploadWriter = await store.write(await begin(store, algorithms=(SHA256, SHA512)))
+    await begin(store, algorithms=(SHA256, SHA512))
+    writer: UploadWriter = await store.write(REPOSITORY, ID)
     assert set(writer.states()) == {SHA256, SHA512}
 
     writer.hashes[1].update(b"not kept")
@@ -520,6 +514,6 @@ async def test_bytes_whose_record_could_not_be_saved_are_found_and_hashed_later(
         await add(store, b"some bytes")
     driver.full = False
 
-    writer = await store.write(await store.find(REPOSITORY, ID))
+    writer = await store.write(REPOSITORY, ID)
 
     assert (writer.size, await writer.digest(SHA256)) == (10, Digest.of(b"some bytes"))
