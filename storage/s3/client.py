@@ -76,7 +76,7 @@ def make_client(session: boto3.session.Session, settings: S3Settings, *, read_ti
         connect_timeout=settings.connect_timeout_seconds,
         read_timeout=read_timeout_seconds,
         retries={"total_max_attempts": 1},
-        max_pool_connections=2 * settings.threads_max,  # those whose bodies are still to be read have no thread
+        max_pool_connections=settings.threads_max,
         request_checksum_calculation=settings.checksums,
         response_checksum_validation=settings.checksums,
         user_agent_extra="pierhead",

@@ -1,7 +1,8 @@
-"""Answers that break off in their head are told from whole ones: http.client takes the one for the other."""
+"""What boto3's connections have to do differently: tell an answer that breaks off in its head from a whole one."""
 
 import http.client
 import io
+import logging
 import socket
 
 from botocore.awsrequest import AWSHTTPConnection, AWSHTTPSConnection
@@ -33,6 +34,10 @@ class WholeLines(io.BufferedReader):
 
 
 def require_whole_answers() -> None:
-    """Let boto3's connections, those that are opened from now on, take no others."""
+    """Let boto3's connections, those that are opened from now on, take no others.
+
+    That more were open for a moment than are kept is not worth a line in the log for each.
+    """
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     for kind in (AWSHTTPConnection, AWSHTTPSConnection):
         kind.response_class = WholeResponse
