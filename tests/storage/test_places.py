@@ -24,6 +24,10 @@ PLACES = [
     Place(keys.referrer(NAME, OTHER, DIGEST), Kind.REFERRER, NAME, digest=DIGEST, subject=OTHER),
     Place(keys.damaged(DIGEST), Kind.DAMAGED, digest=DIGEST),
     Place(keys.blob_source(OTHER), Kind.SOURCE, digest=OTHER),
+    Place(f"{keys.blob_removals(NAME, OTHER)}a1", Kind.REMOVAL, NAME, "a1", OTHER),
+    Place(f"{keys.manifest_removals(NAME, DIGEST)}a1", Kind.REMOVAL, NAME, "a1", DIGEST),
+    Place(f"{keys.tag_removals(NAME, '_1.0')}a1", Kind.REMOVAL, NAME, "_1.0"),
+    Place(f"{keys.entry_removals(NAME)}a1", Kind.REMOVAL, NAME),
     Place(keys.LAYOUT, Kind.LAYOUT),
     Place(keys.UNADOPTED, Kind.UNADOPTED),
 ]
