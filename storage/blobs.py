@@ -1,5 +1,6 @@
 """Blobs: bytes stored once under their digest, and readable only where a repository links to them."""
 
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,7 +11,7 @@ import structlog
 from storage import keys
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
-from storage.errors import Corrupt, NotFound, StorageError, StorageRefused
+from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageRefused
 from storage.known_blobs import KnownBlob, KnownBlobs
 from storage.links import delete_link, link_text, read_link
 from storage.markers import DamagedMarkers
@@ -210,6 +211,7 @@ class BlobStore:
         push, and no reader is disturbed, for it holds the old file open.
         """
         looked, size = self._clock(), writer.size
+        await self._drop_condemned(canonical)
         identity = await writer.commit(keys.blob(canonical), record)
         for name in (canonical, digest):
             self._verified.add((identity, name))
@@ -225,7 +227,12 @@ class BlobStore:
         if digest != canonical:
             await self._driver.put(keys.layer_link(repository, canonical), link_text(canonical))
         await self._driver.put(keys.layer_link(repository, digest), link_text(canonical))
-        if hint and await self.source(digest) is None:
+        if not hint:
+            return
+        if self._driver.capabilities.durable_at_once:
+            with contextlib.suppress(AlreadyExists):
+                await self._driver.create(keys.blob_source(digest), repository.encode("ascii"))
+        elif await self.source(digest) is None:
             await self.remember_source(repository, digest)
 
     async def mount(self, repository: str, digest: Digest, *, source: str) -> None:
@@ -261,6 +268,14 @@ class BlobStore:
             log.error("damaged link", key=key, reason="it leads to another blob", remedy="push the blob again")
             raise Corrupt("the link leads to another blob", key=key)
         return canonical
+
+    async def _drop_condemned(self, canonical: Digest) -> None:
+        """Delete a damaged copy that a commit would not replace at once: readers would find it for a while."""
+        if self._driver.capabilities.staged_in_place or not await self._markers.may_be(canonical):
+            return
+        with contextlib.suppress(NotFound):
+            if await self._markers.is_marked(canonical, await self._driver.stat(keys.blob(canonical))):
+                await self._driver.delete(keys.blob(canonical))
 
     async def _look(self, repository: str, digest: Digest) -> tuple[Digest, Stat]:
         """Where the bytes of a blob lie that the repository links to, their size and time. Raises NotFound."""

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from storage import keys
+from storage.blobs import BlobStore
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import NotFound, StorageUnavailable
@@ -306,3 +307,18 @@ async def test_parts_grow_so_that_as_many_as_there_may_be_hold_a_large_blob(open
     assert await read_large(driver, key) == body
     await moved(driver)
     assert await read_large(driver, key) == body
+
+
+async def test_a_copy_that_was_found_damaged_is_healed_at_once_by_a_push(still: S3Driver) -> None:
+    blobs = BlobStore(still)
+    await still.put(BLOB, BODY[:-1] + b"?")
+    await blobs.link("team/app", Digest.of(BODY), canonical=Digest.of(BODY))
+    assert not await blobs.check("team/app", Digest.of(BODY))
+    await still.stage(KEY, record=RECORD, text=b"session")
+    writer = await still.open_staged(KEY, record=RECORD)
+    await writer.write([BODY])
+
+    await blobs.commit(writer, "team/app", Digest.of(BODY), canonical=Digest.of(BODY), record=b"ended")
+
+    assert await blobs.check("team/app", Digest.of(BODY))
+    assert await BlobStore(still).check("team/app", Digest.of(BODY))
