@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -11,17 +12,21 @@ from typing import Any, Protocol
 
 import boto3
 from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.handlers import convert_body_to_file_like_object
+from botocore.httpsession import get_cert_path
 from botocore.session import Session
-from botocore.utils import parse_timestamp
+from botocore.utils import get_environ_proxies, parse_timestamp
 
 from storage.errors import StorageUnavailable
 from storage.s3.connections import require_whole_answers
 from storage.s3.failures import Answer, Refusal, answer_of, refused, unavailable, unusable
 from storage.s3.settings import S3Settings
+from storage.s3.short_calls import Place, ShortCalls
 from storage.s3.threads import Threads
 
 BACKOFF_SECONDS = 0.1
+_ANY_KEY = "any-key"
 RENEW_SECONDS = 10.0
 """How often credentials are read again, at most, while the store refuses them."""
 
@@ -116,6 +121,34 @@ def _timestamp(value: str) -> datetime:
     return time if time is not None and time.tzinfo is not None else parse_timestamp(value)
 
 
+def make_short_calls(session: boto3.session.Session, client: Client, settings: S3Settings) -> ShortCalls | None:
+    """Make what does the short calls; None where boto3 has to do them: it adds checksums, or speaks to a proxy."""
+    credentials = session.get_credentials()
+    signed = client.generate_presigned_url("head_object", Params={"Bucket": settings.bucket, "Key": _ANY_KEY})
+    url = str(signed).partition("?")[0].removesuffix(_ANY_KEY)
+    if settings.checksums != "when_required" or credentials is None or get_environ_proxies(url):
+        return None
+    tls = None
+    if url.startswith("https:"):
+        known = session._session.get_config_variable("ca_bundle")  # noqa: SLF001  # boto3 has no other way
+        tls = ssl.create_default_context(cafile=settings.ca_bundle or known or get_cert_path(verify=True))
+
+    def current() -> ReadOnlyCredentials | None:
+        # To renew them takes a call, which is none for the event loop.
+        if isinstance(credentials, RefreshableCredentials) and credentials.refresh_needed():
+            return None
+        found: ReadOnlyCredentials = credentials.get_frozen_credentials()
+        return found
+
+    return ShortCalls(
+        Place(url, str(client.meta.region_name), tls),
+        current,
+        calls_max=settings.threads_max,
+        connect_seconds=settings.connect_timeout_seconds,
+        read_seconds=settings.read_timeout_seconds,
+    )
+
+
 class Bucket:
     """The bucket below a prefix. Every call is one request to the store, unless it is repeated.
 
@@ -138,6 +171,7 @@ class Bucket:
         self._client: Client | None = None
         self._patient: Client | None = None
         self._signing: Client | None = None
+        self._short: ShortCalls | None = None
         self._connected = 0.0
         self._connecting = asyncio.Lock()
         self._sleep = sleep
@@ -150,6 +184,8 @@ class Bucket:
 
     def close(self) -> None:
         """Close all connections."""
+        if self._short is not None:
+            self._short.close()
         for client in (self._client, self._patient, self._signing):
             if client is not None:
                 client.close()
@@ -183,7 +219,9 @@ class Bucket:
         attempts = self.settings.attempts_max
         for attempt in range(1, attempts + 1):
             began = self._monotonic()
-            outcome = await self.threads.run(self._call, operation, parameters, finish)
+            outcome = await self._short.call(operation, parameters, finish) if self._short is not None else None
+            if outcome is None:
+                outcome = await self.threads.run(self._call, operation, parameters, finish)
             if not isinstance(outcome, Answer):
                 return outcome
             if outcome.is_denied and attempt < attempts and await self._renew(began):
@@ -266,6 +304,7 @@ class Bucket:
                 # The name of the host is signed, so another one can't be put in afterwards.
                 outside = replace(settings, endpoint=settings.redirect_endpoint)
                 self._signing = make_client(session, outside, read_timeout_seconds=settings.read_timeout_seconds)
+            self._short = make_short_calls(session, self._client, settings)
         except Exception as error:
             if (explained := unusable(error)) or isinstance(error, ValueError):
                 raise explained or StorageUnavailable(
