@@ -24,6 +24,7 @@ from storage.digest import Digest
 from storage.drivers import Driver
 from storage.places import Kind, Place
 from storage.referrers import ReferrerStore
+from storage.removals import RemovalStore
 from storage.walk import walk
 
 
@@ -46,12 +47,14 @@ class Adoption:
         rechecks: Rechecks,
         tally: Tally,
         *,
+        removals: RemovalStore,
         survey: Callable[[], AsyncIterator[Finding]],
     ) -> None:
         self._driver = driver
         self._inspection = inspection
-        self._indexes = Indexes(driver, inspection)
+        self._indexes = Indexes(driver, inspection, removals)
         self._scan = scan
+        self._removals = removals
         self._rechecks = rechecks
         self._tally = tally
         self._survey = survey
@@ -115,13 +118,14 @@ class Adoption:
     async def _drop_repository(self, place: Place) -> None:
         if not await self._indexes.catalog(place):
             return
-        await self._driver.delete(place.key)
-        # A push links its manifest and then looks at the catalog. If it saw the entry, then the manifest is
-        # there by now.
-        if not await self._indexes.catalog(place):
-            await self._catalog.add(place.repository)
-        else:
-            self.changes.removed["catalog"] += 1
+        async with self._removals.of_entry(place.repository):
+            await self._driver.delete(place.key)
+            # A push links its manifest and then looks at the catalog, or finds no announcement and relies on what it
+            # saw earlier. If it saw the entry, then the manifest is there by now.
+            if not await self._indexes.catalog(place):
+                await self._catalog.add(place.repository)
+            else:
+                self.changes.removed["catalog"] += 1
 
     async def _drop_referrer(self, place: Place) -> None:
         if not await self._indexes.referrer(place):

@@ -226,7 +226,13 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
     removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
     stores = ManifestStores(
-        manifest_store, blob_store, TagStore(driver), ReferrerStore(driver), catalog_store, removals
+        manifest_store,
+        blob_store,
+        TagStore(driver),
+        ReferrerStore(driver),
+        catalog_store,
+        removals,
+        driver.capabilities.calls_at_once,
     )
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
@@ -244,7 +250,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
     table = routes(
         ListingEndpoints(
-            Tags(stores.tags, manifest_store, catalog_store),
+            Tags(stores.tags, removals, manifest_store, catalog_store),
             Referrers(stores.referrers, manifest_store),
             Catalog(catalog_store),
         ),
@@ -260,7 +266,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {
         "uploads": uploads.expire,
-        "removals": removals.expire,
+        "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
     }
     if gate is not None:

@@ -4,9 +4,6 @@ from collections.abc import Callable
 
 from storage.catalog import CatalogStore
 
-PAGE = 10_000
-"""A page of the store costs as much as a look at all of them."""
-
 
 class Catalog:
     """Not part of OCI; every client of distribution knows it."""
@@ -23,7 +20,7 @@ class Catalog:
         found: list[str] = []
         more = True
         while more:
-            names, more = await self._store.list(after=after, limit=max(limit, PAGE))
+            names, more = await self._store.list(after=after, limit=max(limit + 1, self._store.page_entries))
             for name in names:
                 if not shows(name):
                     continue

@@ -82,7 +82,7 @@ class Problem(Enum):
     SOURCE_STALE = (Severity.NOTE, "the repository named does not link to the blob any more", ADOPT)
     REMOVAL_LEFTOVER = (
         Severity.NOTE,
-        "a deletion that was cut off, or is under way",
+        "a deletion that was cut off",
         "nothing: it is dropped by itself",
     )
     TYPE_STALE = (Severity.NOTE, "a media type whose manifest is gone", REMOVE)

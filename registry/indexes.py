@@ -11,15 +11,17 @@ from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageRefused
 from storage.places import Place
 from storage.referrers import ENTRY_BYTES_MAX, entry_text
+from storage.removals import RemovalStore
 from storage.walk import is_empty
 
 
 class Indexes:
     """Looks at catalog, referrers, blob sources and media types, without changing anything."""
 
-    def __init__(self, driver: Driver, inspection: Inspection) -> None:
+    def __init__(self, driver: Driver, inspection: Inspection, removals: RemovalStore) -> None:
         self._driver = driver
         self._inspection = inspection
+        self._removals = removals
         self._blobs = BlobStore(driver)
         self._catalog = CatalogStore(driver)
 
@@ -93,8 +95,8 @@ class Indexes:
         return [Finding(Problem.TYPE_STALE, place.key)]
 
     async def removal(self, place: Place) -> list[Finding]:
-        """Look whether an announcement of a removal is still there."""
-        return [Finding(Problem.REMOVAL_LEFTOVER, place.key)] if await self._is_object(place.key) else []
+        """Look whether a removal was announced by a process that has died since."""
+        return [Finding(Problem.REMOVAL_LEFTOVER, place.key)] if await self._removals.has_died(place.key) else []
 
     async def _is_object(self, key: str) -> bool:
         try:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,12 +24,14 @@ from storage.digest import SHA256, Digest
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageUnavailable
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
-from storage.removals import RemovalStore
-from storage.tags import TagStore
+from storage.removals import TRUSTED_SECONDS, Recent, RemovalStore
+from storage.tags import SeenTag, TagStore
+from storage.together import together
 
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
 PUBLISH_ATTEMPTS_MAX = 20
+KNOWN_SECONDS = 0.9 * TRUSTED_SECONDS
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
 
 
@@ -74,6 +76,7 @@ class ManifestStores:
     referrers: ReferrerStore
     catalog: CatalogStore
     removals: RemovalStore
+    calls_at_once: int = 1
 
 
 class Manifests:
@@ -135,23 +138,51 @@ class Manifests:
         except ValueError as error:
             raise ManifestInvalid(str(error)) from error
         wanted = tags if isinstance(reference, Digest) else (reference,)
-        ask = _anything if allow is None else partial(_ask, allow, digest)
-        for tag in wanted if allow is not None else ():
-            ask(await self._stores.tags.current(repository, tag))
-        await self._require(repository, document)
-        await self._record(repository, digest, document, body)
+        seen: dict[Tag, SeenTag | None] = {}
+        ask = None if allow is None else partial(_ask, allow, digest)
+        if ask is not None:
+            for tag in wanted:
+                found = seen[tag] = await self._stores.tags.see(repository, tag)
+                ask(None if found is None else found.digest)
+        looked = await self._require(repository, document)
+        await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
-        for tag in wanted:
-            changes.tagged.append((tag, await self._stores.tags.set(repository, tag, digest, allow=ask)))
-        # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
-        # whether the manifest is still there. One of the two sees the other, and it is as if the deletion had come
-        # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.) The wait is
-        # for deletions that are killed in the middle.
-        if wanted:
-            await self._stores.removals.wait_for_manifest(repository, digest)
-        await self._untag_if_gone(repository, digest, changes)
+        await self._tag(repository, digest, wanted, ask=ask, seen=seen, changes=changes)
         subject = document.subject.digest if document.subject else None
         return Pushed(digest, subject, None if document.is_named else UNNAMED)
+
+    async def _tag(
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        wanted: Sequence[Tag],
+        *,
+        ask: Callable[[Digest | None], None] | None,
+        seen: Mapping[Tag, SeenTag | None],
+        changes: Changes,
+    ) -> None:
+        """Set tags, and look whether they or the manifest were deleted meanwhile."""
+        stores, began = self._stores, self._stores.removals.now()
+        if not wanted:
+            return
+        for tag in wanted:
+            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag))
+            changes.tagged.append((tag, before))
+        # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
+        # whether it has announced itself. One of the two sees the other, and it is as if the deletion had come
+        # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.)
+        recent = await stores.removals.recent(repository, since=began)
+        for tag in wanted:
+            if recent.touches_tag(tag):
+                await stores.tags.mend(repository, tag, digest)
+        if recent.touches_manifest(digest):
+            # The wait is for deletions that are killed in the middle.
+            await stores.removals.wait_for_manifest(repository, digest)
+            await self._untag_if_gone(repository, digest, changes)
+
+    async def expire_removals(self) -> int:
+        """Forget removals of long ago; returns how many."""
+        return await self._stores.removals.expire(self._stores.tags.forget_if_gone)
 
     async def delete(self, repository: RepositoryName, reference: Reference, *, changes: Changes | None = None) -> None:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
@@ -165,7 +196,9 @@ class Manifests:
             if isinstance(reference, Digest):
                 await self._delete_manifest(repository, reference, changes)
             else:
-                changes.untagged.append((reference, await self._stores.tags.delete(repository, reference)))
+                async with self._stores.removals.of_tag(repository, reference):
+                    before = await self._stores.tags.delete(repository, reference)
+                changes.untagged.append((reference, before))
         except NotFound as error:
             raise _unknown(error) from error
 
@@ -224,40 +257,48 @@ class Manifests:
             for tag in taken:
                 with contextlib.suppress(AlreadyExists):
                     await self._stores.tags.set(repository, tag, digest, allow=_nothing)
+                    await self._stores.tags.mend(repository, tag, digest)
 
     async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes) -> list[str]:
         """Delete the tags that point at a manifest, and tell which they were."""
         tags, taken = self._stores.tags, []
-        async for tag in tags.iterate(repository):
+        for tag in await tags.names(repository):
             try:
-                if await tags.get(repository, tag) == digest:
+                if await tags.get(repository, tag) != digest:
+                    continue
+                async with self._stores.removals.of_tag(repository, tag):
                     await tags.delete(repository, tag, only=digest)
-                    taken.append(tag)
-                    changes.untagged.append((tag, digest))
             except NotFound:
                 continue  # damaged, deleted or moved since: not ours to take
+            taken.append(tag)
+            changes.untagged.append((tag, digest))
         return taken
 
-    async def _record(self, repository: RepositoryName, digest: Digest, document: Document, body: bytes) -> None:
+    async def _record(
+        self, repository: RepositoryName, digest: Digest, document: Document, body: bytes, looked: float
+    ) -> None:
         # In the order of docs/reference/storage-format.md: a crash between any two leaves garbage, never a lie.
         stores = self._stores
         canonical = await stores.manifests.put_bytes(body)
         if document.subject is not None:
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
-        await self._publish(repository, digest, document, canonical)
+        recent = await self._publish(repository, digest, document, canonical, looked)
         if document.subject is not None and not await stores.referrers.has(repository, document.subject.digest, digest):
             # An adoption, which takes away what no manifest stands behind, came between. It looks again as well.
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
             if not await stores.manifests.exists(repository, digest):
                 await self._unlist(repository, document.subject.digest, digest)
-        await stores.catalog.add(repository)
+        await stores.catalog.add(repository, trust=not recent.touches_entry())
 
-    async def _publish(self, repository: RepositoryName, digest: Digest, document: Document, canonical: Digest) -> None:
-        """Make the manifest visible, and look again whether everything is there that it refers to.
+    async def _publish(
+        self, repository: RepositoryName, digest: Digest, document: Document, canonical: Digest, looked: float
+    ) -> Recent:
+        """Make the manifest visible, and see that everything is still there that was found at `looked`.
 
-        Raises ManifestBlobUnknown, if something was deleted since it was looked up: then it is withdrawn.
+        Returns what was removed of late, as it was found after the manifest was visible. Raises
+        ManifestBlobUnknown, if something was deleted since it was looked up: then it is withdrawn.
         """
-        stores = self._stores
+        stores, needed = self._stores, {d.digest for d in document.references}
         for _attempt in range(PUBLISH_ATTEMPTS_MAX):
             if not document.is_named:
                 await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
@@ -265,9 +306,14 @@ class Manifests:
             if not document.is_named and await stores.manifests.media_type(repository, digest) is None:
                 # A deletion of the manifest took it away in between. It looks again as well, see unlink.
                 await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
-            await stores.removals.wait_for_blobs(repository, {d.digest for d in document.references})
+            recent = await stores.removals.recent(repository, since=looked)
+            if not any(map(recent.touches, {digest, *needed})):
+                # Nothing was taken since it was looked up, nor was this manifest, and whoever announces that from now
+                # on will find the manifest.
+                return recent
+            await stores.removals.wait_for_blobs(repository, needed)
             try:
-                await self._require(repository, document)
+                looked = await self._require(repository, document)
             except ManifestBlobUnknown:
                 if not is_new:
                     raise
@@ -276,7 +322,7 @@ class Manifests:
             # that this one found. If it was a deletion instead, this push comes after it.
             await stores.removals.wait_for_manifest(repository, digest)
             if await stores.manifests.exists(repository, digest):
-                return
+                return recent
         raise StorageUnavailable("the manifest is being withdrawn by too many at once", key=str(digest))
 
     async def _withdraw(self, repository: RepositoryName, digest: Digest, document: Document) -> None:
@@ -296,12 +342,35 @@ class Manifests:
                 await self._untag_if_gone(repository, digest, Changes())
                 raise
 
-    async def _require(self, repository: RepositoryName, document: Document) -> None:
+    async def _require(self, repository: RepositoryName, document: Document) -> float:
+        """Look up everything that a manifest refers to, and return when that began. Raises ManifestBlobUnknown."""
+        looked = self._stores.removals.now()
         if self._sparse:
-            return
-        missing = [str(d.digest) for d in _once(document.references) if not await self._holds(repository, d)]
+            return looked
+        wanted = _once(document.references)
+        known = await self._known(repository, wanted)
+        sought = [descriptor for descriptor in wanted if descriptor not in known]
+        held = await together(
+            [partial(self._holds, repository, descriptor) for descriptor in sought], self._stores.calls_at_once
+        )
+        missing = [str(descriptor.digest) for descriptor, is_held in zip(sought, held, strict=True) if not is_held]
         if missing:
             raise ManifestBlobUnknown(missing)
+        return looked
+
+    async def _known(self, repository: RepositoryName, wanted: Sequence[Descriptor]) -> set[Descriptor]:
+        """Those that this process has found a short while ago, and that nobody has removed since."""
+        blobs, removals = self._stores.blobs, self._stores.removals
+        since, known, looked = removals.now() - KNOWN_SECONDS, set(), []
+        for descriptor in wanted:
+            found = await blobs.known(repository, descriptor.digest, since=since)
+            if found is not None and found.size == descriptor.size and not descriptor.is_foreign:
+                known.add(descriptor)
+                looked.append(found.looked)
+        if not known:
+            return known
+        recent = await removals.recent(repository, since=min(looked))
+        return {descriptor for descriptor in known if not recent.touches_blob(descriptor.digest)}
 
     async def _holds(self, repository: RepositoryName, descriptor: Descriptor) -> bool:
         if descriptor.is_foreign:
@@ -387,10 +456,6 @@ def _subject(body: bytes) -> Digest | None:
         return Digest.parse(str(subject["digest"])) if isinstance(subject, dict) else None
     except (ValueError, KeyError):
         return None
-
-
-def _anything(_current: Digest | None) -> None:
-    """Refuse nothing."""
 
 
 def _ask(allow: Callable[[Digest | None, Digest], None], new: Digest, current: Digest | None) -> None:

@@ -96,10 +96,20 @@ class Uploads:
 
         False if there is none.
         """
-        if source is None:
-            source = await self._find_source(digest, shows)
-        if source is None:
-            return False
+        if source is not None:
+            return await self._mount_from(source, repository, digest)
+        hint = await self._blobs.source(digest)
+        with contextlib.suppress(NameInvalid):  # what is stored there may be damaged
+            if hint is not None and shows(hint) and await self._mount_from(parse_name(hint), repository, digest):
+                return True
+        names, _more = await self._catalog.list(limit=SOURCES_MAX)
+        for name in names:
+            if name != hint and shows(name) and await self._mount_from(RepositoryName(name), repository, digest):
+                await self._blobs.remember_source(name, digest)
+                return True
+        return False
+
+    async def _mount_from(self, source: RepositoryName, repository: RepositoryName, digest: Digest) -> bool:
         try:
             await self._blobs.mount(repository, digest, source=source)
         except NotFound:
@@ -171,18 +181,6 @@ class Uploads:
                     aimed = writer.size == 0 and self._blobs.aim(writer.staged, digest)
                     await self._receive(writer, body, save=False, keep=not aimed)
                 await self._commit(repository, writer, digest)
-
-    async def _find_source(self, digest: Digest, shows: Callable[[str], bool]) -> RepositoryName | None:
-        hint = await self._blobs.source(digest)
-        with contextlib.suppress(NameInvalid):  # what is stored there may be damaged
-            if hint is not None and shows(hint) and await self._blobs.exists(parse_name(hint), digest):
-                return parse_name(hint)
-        names, _more = await self._catalog.list(limit=SOURCES_MAX)
-        for name in names:
-            if shows(name) and await self._blobs.exists(name, digest):
-                await self._blobs.remember_source(name, digest)
-                return RepositoryName(name)
-        return None
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from storage.drivers import Driver
 from storage.errors import Corrupt, LayoutUnknown, NotFound
 from storage.layout import LAYOUT
 from storage.places import Kind, Place
+from storage.removals import RemovalStore
 from storage.walk import is_empty, walk
 
 
@@ -29,11 +30,12 @@ class Verification:
         rechecks: Rechecks,
         tally: Tally,
         *,
+        removals: RemovalStore,
         survey: Callable[[], AsyncIterator[Finding]],
     ) -> None:
         self._driver = driver
         self._inspection = inspection
-        self._indexes = Indexes(driver, inspection)
+        self._indexes = Indexes(driver, inspection, removals)
         self._scan = scan
         self._rechecks = rechecks
         self._tally = tally

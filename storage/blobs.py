@@ -11,10 +11,11 @@ from storage import keys
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
 from storage.errors import Corrupt, NotFound, StorageError, StorageRefused
+from storage.known_blobs import KnownBlob, KnownBlobs
 from storage.links import delete_link, link_text, read_link
+from storage.markers import DamagedMarkers
 
 EMPTY = Digest.of(b"")
-MARKER_BYTES_MAX = 256
 SOURCE_BYTES_MAX = 512
 VERIFIED_SECONDS = 600.0
 VERIFIED_MAX = 4096
@@ -110,9 +111,13 @@ class BlobStore:
     and is not there from then on: clients ask before they push, and only a no makes them push again.
     """
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, clock: Callable[[], float] = time.time) -> None:
         self._driver = driver
+        self._clock = clock
         self._verified = VerifiedCopies()
+        self._markers = DamagedMarkers(driver)
+        self._known = KnownBlobs()
+        self._is_remembering = driver.capabilities.rare_seconds > 0
 
     async def stat(self, repository: str, digest: Digest) -> Stat:
         """Tell size and time of a blob that the repository links to. Raises NotFound."""
@@ -128,6 +133,16 @@ class BlobStore:
         if not found.at_key:
             return found, None
         return found, await self._driver.presign(keys.blob(canonical), seconds=seconds)
+
+    async def known(self, repository: str, digest: Digest, *, since: float) -> KnownBlob | None:
+        """What this process has found at `since` or later, in seconds since the epoch.
+
+        Whoever relies on it has to look whether the link was removed since. Nothing is told where looks are cheap.
+        """
+        known = self._known.get(repository, digest, since=since)
+        if known is None or await self._markers.may_be(known.canonical):
+            return None
+        return known
 
     async def exists(self, repository: str, digest: Digest) -> bool:
         """Tell whether the repository links to the blob and its bytes are there."""
@@ -170,15 +185,11 @@ class BlobStore:
     async def condemn(self, canonical: Digest, found: Stat) -> None:
         """Remember that the stored copy does not hash to its digest."""
         log.error("damaged blob", key=keys.blob(canonical), remedy="push the blob again")
-        await self._driver.put(keys.damaged(canonical), marker_text(found), durable=False)
+        await self._markers.put(canonical, found)
 
     async def is_condemned(self, canonical: Digest, found: Stat) -> bool:
         """Tell whether this very copy is remembered not to hash to its digest."""
-        try:
-            marker = await self._driver.get(keys.damaged(canonical), bytes_max=MARKER_BYTES_MAX)
-        except NotFound:
-            return False
-        return marker.body == marker_text(found)
+        return await self._markers.is_marked(canonical, found)
 
     def aim(self, writer: StagedWriter, digest: Digest) -> bool:
         """Say what the bytes are to be before they come; tells whether nothing of them is kept until they are it."""
@@ -198,27 +209,32 @@ class BlobStore:
         The bytes always replace what lies there: a copy that was truncated or has rotted is healed by the
         push, and no reader is disturbed, for it holds the old file open.
         """
+        looked, size = self._clock(), writer.size
         identity = await writer.commit(keys.blob(canonical), record)
         for name in (canonical, digest):
             self._verified.add((identity, name))
         await self.link(repository, digest, canonical=canonical)
+        self._remember(repository, digest, KnownBlob(canonical, size, looked))
 
-    async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> None:
+    async def link(self, repository: str, digest: Digest, *, canonical: Digest, hint: bool = True) -> None:
         """Let the repository read a blob whose bytes are durable already, by this digest and the canonical one.
 
-        distribution looks for the canonical link behind every other one, and fails without it.
+        distribution looks for the canonical link behind every other one, and fails without it. `hint` lets mounts
+        without a source find it.
         """
         if digest != canonical:
             await self._driver.put(keys.layer_link(repository, canonical), link_text(canonical))
         await self._driver.put(keys.layer_link(repository, digest), link_text(canonical))
-        if await self.source(digest) is None:
+        if hint and await self.source(digest) is None:
             await self.remember_source(repository, digest)
 
     async def mount(self, repository: str, digest: Digest, *, source: str) -> None:
         """Let the repository read a blob that `source` may read. Raises NotFound."""
-        await self.stat(source, digest)
-        canonical = await self.resolve(source, digest)
-        await self.link(repository, digest, canonical=canonical)
+        looked = self._clock()
+        canonical, found = await self._look(source, digest)
+        # Whoever has brought the blob has left a hint, and whoever names a source needs none.
+        await self.link(repository, digest, canonical=canonical, hint=False)
+        self._remember(repository, digest, KnownBlob(canonical, found.size, looked))
 
     async def source(self, digest: Digest) -> str | None:
         """A repository that is said to link to the blob: a hint, which may be out of date."""
@@ -234,6 +250,7 @@ class BlobStore:
 
     async def unlink(self, repository: str, digest: Digest) -> None:
         """Take the blob from the repository; its bytes stay for whoever else links to them. Raises NotFound."""
+        self._known.drop(repository, digest)
         await delete_link(self._driver, keys.layer_link(repository, digest))
 
     async def resolve(self, repository: str, digest: Digest) -> Digest:
@@ -247,6 +264,7 @@ class BlobStore:
 
     async def _look(self, repository: str, digest: Digest) -> tuple[Digest, Stat]:
         """Where the bytes of a blob lie that the repository links to, their size and time. Raises NotFound."""
+        looked = self._clock()
         canonical = await self.resolve(repository, digest)
         key = keys.blob(canonical)
         try:
@@ -254,7 +272,12 @@ class BlobStore:
         except (NotFound, StorageRefused) as error:
             raise _unreadable(key, error) from error
         await self._refuse_damaged(canonical, found)
+        self._remember(repository, digest, KnownBlob(canonical, found.size, looked))
         return canonical, found
+
+    def _remember(self, repository: str, digest: Digest, known: KnownBlob) -> None:
+        if self._is_remembering:
+            self._known.add(repository, digest, known)
 
     async def _refuse_damaged(self, canonical: Digest, found: Stat) -> None:
         key = keys.blob(canonical)
@@ -262,18 +285,8 @@ class BlobStore:
         if found.size == 0 and canonical != EMPTY:
             log.error("damaged blob", key=key, reason="the file is empty", remedy="push the blob again")
             raise Corrupt("the stored blob is empty", key=key)
-        try:
-            marker = await self._driver.get(keys.damaged(canonical), bytes_max=MARKER_BYTES_MAX)
-        except NotFound:
-            return
-        if marker.body == marker_text(found):
+        if await self._markers.fits(canonical, found):
             raise Corrupt("the stored blob was found damaged", key=key)
-        await self._driver.delete(keys.damaged(canonical))  # of a copy that a push has replaced
-
-
-def marker_text(found: Stat) -> bytes:
-    """What is stored to remember a damaged copy by."""
-    return f"{found.size} {found.modified!r}".encode()
 
 
 def _unreadable(key: str, error: StorageError) -> Corrupt:

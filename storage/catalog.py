@@ -1,20 +1,46 @@
 """The catalog: which repositories there are. An index that can be rebuilt from the tree."""
 
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
 from storage import keys
 from storage.drivers import Driver
 from storage.errors import NotFound
+from storage.removals import TRUSTED_SECONDS
+
+ENTERED_MAX = 4096
 
 
 class CatalogStore:
     """A repository enters with its first manifest."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._driver = driver
+        self._clock = clock
+        self._entered: OrderedDict[str, float] = OrderedDict()
 
-    async def add(self, repository: str) -> None:
-        """Enter a repository; entering it again is fine."""
+    @property
+    def page_entries(self) -> int:
+        """How many entries a page should have at least: fewer cost as much."""
+        return self._driver.capabilities.page_entries
+
+    async def add(self, repository: str, *, trust: bool = False) -> None:
+        """Enter a repository; entering it again is fine.
+
+        `trust` says that no entry was taken from the catalog within TRUSTED_SECONDS: then one that was seen in that
+        time is not looked for.
+        """
+        now = self._clock()
+        if trust and 0 <= now - self._entered.get(repository, -math.inf) <= TRUSTED_SECONDS:
+            return
         if not await self.has(repository):
             await self._driver.put(keys.catalog_entry(repository), b"")
+        self._entered[repository] = now
+        self._entered.move_to_end(repository)
+        if len(self._entered) > ENTERED_MAX:
+            self._entered.popitem(last=False)
 
     async def has(self, repository: str) -> bool:
         """Tell whether the repository is known."""

@@ -52,6 +52,20 @@ class Capabilities:
     append_bytes_min: int = 0
     staged_in_place: bool = True
     """Whether staged bytes lie at their key, where other registries find them."""
+    folders_hold_objects: bool = False
+    """A folded entry of a listing stands for an object, unless that was deleted a short while ago."""
+
+    durable_at_once: bool = False
+    """What one process can read is durable, whoever has written it."""
+
+    rare_seconds: float = 0.0
+    """So long what is nearly never there may be taken to be absent after a look: looks cost a call each."""
+
+    page_entries: int = 10_000
+    """So many entries of a listing cost as much as one."""
+
+    calls_at_once: int = 1
+    """So many calls for one request are worth making at the same time."""
 
 
 @dataclass(frozen=True, slots=True)

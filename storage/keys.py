@@ -148,14 +148,34 @@ def signing_key(slot: str) -> str:
     return f"{SIGNING_KEYS}{slot}"
 
 
+def removals(name: str) -> str:
+    """What may be taken from a repository, or was lately; of the repositories inside it as well."""
+    return f"{REMOVALS}{name}/"
+
+
 def blob_removals(name: str, digest: Digest) -> str:
     """Announcements that a blob may be taken from a repository."""
-    return f"{REMOVALS}{name}/_layers/{digest.algorithm}/{digest.hex}/"
+    return f"{removals(name)}_layers/{digest.algorithm}/{digest.hex}/"
 
 
 def manifest_removals(name: str, digest: Digest) -> str:
     """Announcements that a manifest may be taken from a repository."""
-    return f"{REMOVALS}{name}/_revisions/{digest.algorithm}/{digest.hex}/"
+    return f"{removals(name)}_revisions/{digest.algorithm}/{digest.hex}/"
+
+
+def tags_removals(name: str) -> str:
+    """Announcements that tags may be deleted."""
+    return f"{removals(name)}_tags/"
+
+
+def tag_removals(name: str, tag: str) -> str:
+    """Announcements that a tag may be deleted."""
+    return f"{tags_removals(name)}{tag}/"
+
+
+def entry_removals(name: str) -> str:
+    """Announcements that a repository may be taken from the catalog."""
+    return f"{removals(name)}_catalog/"
 
 
 def lease(name: str) -> str:

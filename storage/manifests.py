@@ -71,6 +71,8 @@ class ManifestStore:
             # meanwhile, then this push makes it anew.
             try:
                 found = await self._driver.get(key, bytes_max=LINK_BYTES_MAX)
+                if found.body == link_text(canonical) and self._driver.capabilities.durable_at_once:
+                    return False
                 await self._driver.replace(key, link_text(canonical), version=found.version)
             except (Corrupt, StorageRefused):
                 await self._driver.put(key, link_text(canonical))

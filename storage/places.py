@@ -27,7 +27,7 @@ class Kind(Enum):
     REFERRER = "referrer"
     DAMAGED = "damaged marker"
     SOURCE = "blob source"
-    REMOVAL = "removal under way"
+    REMOVAL = "removal, under way or of late"
     SIGNING_KEY = "signing key"
     ROBOT_TOKEN = "robot's token"  # noqa: S105  # no password
     REFRESH_TOKEN = "refresh token"  # noqa: S105
@@ -138,6 +138,10 @@ def _in_removals(key: str, repository: str, tail: Sequence[str]) -> Place:
     match tail:
         case ["_layers" | "_revisions", algorithm, encoded, name]:
             return _digested(key, Kind.REMOVAL, algorithm, encoded, repository=repository, name=name)
+        case ["_tags", tag, _]:
+            return Place(key, Kind.REMOVAL, repository, tag)
+        case ["_catalog", _]:
+            return Place(key, Kind.REMOVAL, repository)
     return _stray(key)
 
 

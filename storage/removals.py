@@ -1,29 +1,43 @@
-"""Removals under way: announced before anything is taken, so that whoever comes to rely on it meanwhile can wait.
+"""Removals, under way and of late: announced before anything is taken, and written down until long after.
 
 A removal announces itself and then looks whether it may go on; who relies on something writes that down and then
 looks for announcements. Both act before they look, so that one of them sees the other. An announcement counts for a
 few seconds only: a process that dies in the middle keeps nobody waiting for longer, and has taken nothing that is
 relied on.
+
+What was announced stays written down for KEPT_SECONDS. So one listing tells whether anything was taken from a
+repository lately, and if nothing was, what has been looked up within TRUSTED_SECONDS still is as it was found.
+Whatever takes a blob's link, a manifest, a tag or a catalog entry has to announce it here.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageRefused, StorageUnavailable
-from storage.walk import is_empty, walk
+from storage.places import Place
+from storage.walk import walk
 
 ANNOUNCED_SECONDS = 6.0
 TAKEN_SECONDS_MAX = 3.0
 """So long after its announcement a removal may still take something. What lies between is for clocks that differ."""
 
+KEPT_SECONDS = 900.0
+TRUSTED_SECONDS = 600.0
+"""So long what was looked up is taken for true if no removal is written down. What lies between is for clocks that
+differ, and for removals that stand still."""
+
 PAUSE_SECONDS = 0.01
 TEXT_BYTES_MAX = 64
-PAGE = 500
+RECENT_MAX = 1000
+"""So many are looked through: one call to a bucket. Where there are more, everything counts as taken."""
+
+DONE = b" done"
 
 
 class Removal:
@@ -45,8 +59,40 @@ class Removal:
             raise StorageUnavailable("the removal took too long, and has removed nothing", key=self._key)
 
 
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What may have been taken from a repository of late: whatever is not said to be untouched has to be looked up."""
+
+    repository: str
+    folders: frozenset[str]
+    is_complete: bool
+
+    def touches_blob(self, digest: Digest) -> bool:
+        """Tell whether a blob's link may have been taken."""
+        return self._touches(keys.blob_removals(self.repository, digest))
+
+    def touches_manifest(self, digest: Digest) -> bool:
+        """Tell whether a manifest may have been taken."""
+        return self._touches(keys.manifest_removals(self.repository, digest))
+
+    def touches(self, digest: Digest) -> bool:
+        """Tell whether a blob's link or a manifest may have been taken."""
+        return self.touches_blob(digest) or self.touches_manifest(digest)
+
+    def touches_tag(self, tag: str) -> bool:
+        """Tell whether a tag may have been taken."""
+        return self._touches(keys.tag_removals(self.repository, tag))
+
+    def touches_entry(self) -> bool:
+        """Tell whether the repository's entry in the catalog may have been taken."""
+        return self._touches(keys.entry_removals(self.repository))
+
+    def _touches(self, folder: str) -> bool:
+        return not self.is_complete or folder in self.folders
+
+
 class RemovalStore:
-    """Announcements of removals, of blob links and of manifests."""
+    """Announcements of removals: of blob links, manifests, tags, and entries of the catalog."""
 
     def __init__(
         self,
@@ -61,6 +107,18 @@ class RemovalStore:
         self._new_id = new_id
         self._pause = pause
 
+    def now(self) -> float:
+        """When a look begins whose result is to be trusted later, see `recent`."""
+        return self._clock()
+
+    async def recent(self, repository: str, *, since: float) -> Recent:
+        """Tell what may have been taken from a repository between `since` and now."""
+        return await self._recent(repository, keys.removals(repository), since)
+
+    async def recent_tags(self, repository: str) -> Recent:
+        """Tell which tags may have been deleted within the last KEPT_SECONDS, or are being deleted."""
+        return await self._recent(repository, keys.tags_removals(repository), self._clock())
+
     @asynccontextmanager
     async def of_blob(self, repository: str, digest: Digest) -> AsyncIterator[Removal]:
         """Announce that a blob may be taken from a repository, until the end of the `with` block."""
@@ -73,58 +131,106 @@ class RemovalStore:
         async with self._announced(keys.manifest_removals(repository, digest)) as removal:
             yield removal
 
+    @asynccontextmanager
+    async def of_tag(self, repository: str, tag: str) -> AsyncIterator[Removal]:
+        """Announce that a tag may be deleted, until the end of the `with` block. Nobody waits for it."""
+        async with self._announced(keys.tag_removals(repository, tag), durable=False) as removal:
+            yield removal
+
+    @asynccontextmanager
+    async def of_entry(self, repository: str) -> AsyncIterator[Removal]:
+        """Announce that a repository may be taken from the catalog, until the end of the `with` block."""
+        async with self._announced(keys.entry_removals(repository)) as removal:
+            yield removal
+
     async def wait_for_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
         """Return once none of the blobs is about to be removed."""
-        await self._wait([keys.blob_removals(repository, digest) for digest in digests])
+        await self._wait(repository, {keys.blob_removals(repository, digest) for digest in digests})
 
     async def wait_for_manifest(self, repository: str, digest: Digest) -> None:
         """Return once the manifest is not about to be removed."""
-        await self._wait([keys.manifest_removals(repository, digest)])
+        await self._wait(repository, {keys.manifest_removals(repository, digest)})
 
-    async def expire(self) -> int:
-        """Drop the announcements of processes that have died; returns how many."""
+    async def expire(self, end_tag_removal: Callable[[str, str], Awaitable[None]]) -> int:
+        """Forget removals that have ended, or whose processes have died, long ago; returns how many.
+
+        `end_tag_removal(repository, tag)` is called ahead of that for a tag whose deletion did not say that it was
+        through.
+        """
         dropped = 0
         async for place in walk(self._driver, keys.REMOVALS):
-            if not await self._counts(place.key):
-                await self._driver.delete(place.key)
-                dropped += 1
+            text = await self._read(place.key)
+            if text is None or not self._is_over(text):
+                continue
+            if _is_of_tag(place) and not text.endswith(DONE):
+                await end_tag_removal(place.repository, place.name)
+            await self._driver.delete(place.key)
+            dropped += 1
         return dropped
 
+    async def has_died(self, key: str) -> bool:
+        """Tell whether a removal neither counts any more nor has said that it was through."""
+        text = await self._read(key)
+        return text is not None and not text.endswith(DONE) and not self._counts(text)
+
     @asynccontextmanager
-    async def _announced(self, prefix: str) -> AsyncIterator[Removal]:
+    async def _announced(self, prefix: str, *, durable: bool = True) -> AsyncIterator[Removal]:
         key, started = f"{prefix}{self._new_id()}", self._clock()
-        await self._driver.create(key, f"{started + ANNOUNCED_SECONDS!r}".encode())
+        if durable:
+            await self._driver.create(key, self._text_now())
+        else:
+            await self._driver.put(key, self._text_now(), durable=False)
         try:
             yield Removal(key, started, self._clock)
         finally:
             # What stays behind if the store fails now stops counting by itself.
             with contextlib.suppress(StorageUnavailable):
-                await self._driver.delete(key)
+                await self._driver.put(key, self._text_now() + DONE, durable=False)
 
-    async def _wait(self, prefixes: Iterable[str]) -> None:
-        if await is_empty(self._driver, keys.REMOVALS):
-            return  # as nearly always
-        for prefix in prefixes:
-            while await self._any_counts(prefix):
-                await self._pause(PAUSE_SECONDS)
+    def _text_now(self) -> bytes:
+        return f"{self._clock() + ANNOUNCED_SECONDS!r}".encode()
 
-    async def _any_counts(self, prefix: str) -> bool:
-        after = ""
-        while True:
-            page = await self._driver.list(prefix, after=after, limit=PAGE)
-            for entry in page.entries:
-                if await self._counts(entry.key):
+    async def _recent(self, repository: str, prefix: str, since: float) -> Recent:
+        page = await self._driver.list(prefix, limit=RECENT_MAX)
+        folders = frozenset(entry.key[: entry.key.rfind("/") + 1] for entry in page.entries)
+        is_fresh = 0 <= self._clock() - since <= TRUSTED_SECONDS
+        return Recent(repository, folders, is_fresh and not page.more)
+
+    async def _wait(self, repository: str, folders: Collection[str]) -> None:
+        while await self._any_counts(repository, folders):
+            await self._pause(PAUSE_SECONDS)
+
+    async def _any_counts(self, repository: str, folders: Collection[str]) -> bool:
+        async for place in walk(self._driver, keys.removals(repository)):
+            if place.key[: place.key.rfind("/") + 1] in folders:
+                text = await self._read(place.key)
+                if text is not None and self._counts(text):
                     return True
-            if not page.more:
-                return False
-            after = page.entries[-1].key
+        return False
 
-    async def _counts(self, key: str) -> bool:
+    async def _read(self, key: str) -> bytes | None:
         try:
-            until = float((await self._driver.get(key, bytes_max=TEXT_BYTES_MAX)).body)
-        except (Corrupt, StorageRefused, ValueError):
-            return False  # a power cut has left it
+            return (await self._driver.get(key, bytes_max=TEXT_BYTES_MAX)).body
+        except (Corrupt, StorageRefused):
+            return b""  # a power cut has left it
         except NotFound:
-            return False
+            return None
+
+    def _counts(self, text: bytes) -> bool:
+        until = _until(text)
         # One from the far future comes from a clock that has been set back since.
-        return self._clock() < until <= self._clock() + 2 * ANNOUNCED_SECONDS
+        return not text.endswith(DONE) and self._clock() < until <= self._clock() + 2 * ANNOUNCED_SECONDS
+
+    def _is_over(self, text: bytes) -> bool:
+        return not self._clock() - KEPT_SECONDS <= _until(text) <= self._clock() + KEPT_SECONDS
+
+
+def _until(text: bytes) -> float:
+    try:
+        return float(text.removesuffix(DONE))
+    except ValueError:
+        return 0.0
+
+
+def _is_of_tag(place: Place) -> bool:
+    return bool(place.name) and place.digest is None

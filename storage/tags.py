@@ -1,7 +1,7 @@
 """Tags: names that point at manifests and change by compare-and-swap."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from storage import keys
@@ -9,6 +9,7 @@ from storage.digest import Digest
 from storage.drivers import Driver, SmallObject
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, StorageUnavailable, VersionMismatch
 from storage.links import LINK_BYTES_MAX, link_text, read_link, read_link_version
+from storage.removals import Recent
 
 SWAP_ATTEMPTS_MAX = 200
 LIST_PAGE = 10_000
@@ -20,6 +21,14 @@ class TagPage:
 
     tags: list[str]
     more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SeenTag:
+    """What a tag points at, and the link that says so, to compare and swap it by: None if there is no tag."""
+
+    digest: Digest | None
+    link: SmallObject | None
 
 
 class TagStore:
@@ -39,49 +48,81 @@ class TagStore:
         except (Corrupt, StorageRefused):
             return None
 
+    async def see(self, repository: str, tag: str) -> "SeenTag | None":
+        """What the tag points at, for `set`; None if that can't be read."""
+        try:
+            current = await self._current(keys.tag_link(repository, tag))
+        except (Corrupt, StorageRefused):
+            return None
+        return SeenTag(_digest_or_none(current), current)
+
     async def set(
-        self, repository: str, tag: str, digest: Digest, *, allow: Callable[[Digest | None], None]
+        self,
+        repository: str,
+        tag: str,
+        digest: Digest,
+        *,
+        allow: Callable[[Digest | None], None] | None,
+        seen: "SeenTag | None" = None,
     ) -> Digest | None:
         """Point the tag at a manifest and return what it pointed at before.
 
         `allow` is asked with what the tag points at (None: nothing) and may raise to refuse; question and
-        change are one step, for the change fails if the tag has moved since.
+        change are one step, for the change fails if the tag has moved since. `seen` saves reading it. Without `allow`
+        the tag is written over unread, and None returned.
+
+        Whoever calls this looks afterwards whether the tag was deleted meanwhile, and then calls `mend`.
         """
+        before = None
+        if allow is None:
+            await self._driver.put(keys.tag_link(repository, tag), link_text(digest))
+        else:
+            before = await self._swap(repository, tag, digest, allow, seen)
+        # Not before the tag: what is left of a push that dies would look like a tag to whoever lists folders.
+        await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
+        return before
+
+    async def mend(self, repository: str, tag: str, digest: Digest) -> None:
+        """Let the tag's index fit after the tag was set to `digest` and may have been deleted at the same time."""
         index = keys.tag_index_link(repository, tag, digest)
-        await self._driver.put(index, link_text(digest))
-        before = await self._swap(repository, tag, digest, allow)
         try:
             await self._driver.stat(index)
         except NotFound:
-            # The tag was being deleted, and its index with it: see _forget, which looks again as well.
             await self._driver.put(index, link_text(digest))
-            if await self.current(repository, tag) is None:
-                await self._forget(repository, tag)
-        return before
+        await self.forget_if_gone(repository, tag)  # which looks again as well
+
+    async def forget_if_gone(self, repository: str, tag: str) -> None:
+        """Take what a deletion of the tag has left that did not come to its end."""
+        if await self.current(repository, tag) is None:
+            await self._forget(repository, tag)
 
     async def _swap(
-        self, repository: str, tag: str, digest: Digest, allow: Callable[[Digest | None], None]
+        self,
+        repository: str,
+        tag: str,
+        digest: Digest,
+        allow: Callable[[Digest | None], None],
+        seen: "SeenTag | None",
     ) -> Digest | None:
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
-            try:
-                current = await self._current(key)
-            except (Corrupt, StorageRefused):
+            seen = seen or await self.see(repository, tag)
+            if seen is None:
                 # What can't be read can't be compared: it points at nothing, and is written over.
                 allow(None)
                 await self._driver.put(key, link_text(digest))
                 return None
-            before = _digest_or_none(current)
-            allow(before)
+            allow(seen.digest)
             try:
-                if current is None:
+                if seen.link is None:
                     await self._driver.create(key, link_text(digest))
                 else:
-                    await self._driver.replace(key, link_text(digest), version=current.version)
+                    await self._driver.replace(key, link_text(digest), version=seen.link.version)
             except (AlreadyExists, VersionMismatch):
+                seen = None
                 await asyncio.sleep(0)
                 continue
-            return before
+            return seen.digest
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
 
     async def delete(self, repository: str, tag: str, *, only: Digest | None = None) -> Digest | None:
@@ -116,30 +157,44 @@ class TagStore:
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
 
     async def list(
-        self, repository: str, *, after: str = "", limit: int, is_wanted: Callable[[str], bool] | None = None
+        self,
+        repository: str,
+        *,
+        after: str = "",
+        limit: int,
+        is_wanted: Callable[[str], bool] | None = None,
+        recent: Callable[[], Awaitable[Recent]] | None = None,
     ) -> TagPage:
         """Tags greater than `after` in byte order, at most `limit`.
 
-        `is_wanted` passes over what was made on the disk by hand and can be no tag.
+        `is_wanted` passes over what was made on the disk by hand and can be no tag. `recent` tells which ones may have
+        been deleted lately: where a folder holds something, only those are looked at.
         """
+        names = await self.names(repository, after=after)
+        may_be_gone: Callable[[str], bool] = _always
+        if names and recent is not None and self._driver.capabilities.folders_hold_objects:
+            may_be_gone = (await recent()).touches_tag
         found: list[str] = []
-        async for tag in self.iterate(repository, after=after):
+        for tag in names:
             if is_wanted is not None and not is_wanted(tag):
+                continue
+            if may_be_gone(tag) and not await self._is_there(repository, tag):
                 continue
             if len(found) == limit:
                 return TagPage(found, more=True)
             found.append(tag)
         return TagPage(found, more=False)
 
-    async def iterate(self, repository: str, *, after: str = "") -> AsyncIterator[str]:
-        """Every tag greater than `after`, in byte order."""
-        prefix = keys.tags(repository)
-        for tag in sorted(await self._folders(prefix, after)):
-            try:
-                await self._driver.stat(keys.tag_link(repository, tag))
-            except (NotFound, StorageRefused):
-                continue  # an empty folder, one that a delete has just left, or one that may not be read
-            yield tag
+    async def names(self, repository: str, *, after: str = "") -> Sequence[str]:
+        """Every tag greater than `after`, in byte order, and maybe some that are there no more."""
+        return sorted(await self._folders(keys.tags(repository), after))
+
+    async def _is_there(self, repository: str, tag: str) -> bool:
+        try:
+            await self._driver.stat(keys.tag_link(repository, tag))
+        except (NotFound, StorageRefused):
+            return False  # an empty folder, one that a delete has just left, or one that may not be read
+        return True
 
     async def _folders(self, prefix: str, after: str) -> Sequence[str]:
         # Keys sort by the folder's name with its closing slash, so `1.0-alpine/` stands before `1.0/`: a
@@ -172,6 +227,10 @@ class TagStore:
         current = await self.current(repository, tag)
         if current is not None:  # set again since
             await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
+
+
+def _always(_tag: str) -> bool:
+    return True
 
 
 def _digest_or_none(current: SmallObject | None) -> Digest | None:

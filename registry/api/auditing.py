@@ -30,6 +30,11 @@ class Auditor:
         self._written = 0
         self._left_out = 0
 
+    @property
+    def is_on(self) -> bool:
+        """Whether events go anywhere."""
+        return self._trail is not None
+
     async def record(
         self,
         request: Request,

@@ -10,6 +10,9 @@ from registry.referrers import Referrers
 from registry.tags import Tags
 
 FILTERED: Header = (b"oci-filters-applied", b"artifactType")
+CATALOG_PAGE = 1000
+"""What a client gets that does not say how much it wants: two calls to a bucket at most."""
+
 UNCACHED: Header = (b"cache-control", b"private, no-cache")
 """Who asks decides what a listing shows, and it changes."""
 
@@ -38,7 +41,7 @@ class ListingEndpoints:
 
     async def catalog(self, request: Request) -> Response:
         """Not of OCI: every repository, in byte order."""
-        limit, after = page_size(request), request.query.first("last") or ""
+        limit, after = page_size(request, unasked=CATALOG_PAGE), request.query.first("last") or ""
         names, more = await self._catalog.list(after=after, limit=limit, shows=request.caller.shows())
         headers: list[Header] = []
         if more and names:

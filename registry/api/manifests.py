@@ -57,7 +57,7 @@ class ManifestEndpoints:
                 body,
                 media_type=_media_type(request),
                 tags=tags,
-                allow=_conditions(request),
+                allow=_conditions(request, is_told=self._auditor.is_on),
                 changes=changes,
             )
         location = f"{request.root}/v2/{request.repository}/manifests/{pushed.digest}"
@@ -101,9 +101,14 @@ class ManifestEndpoints:
         return list(dict.fromkeys(parse_tag(text) for text in texts))
 
 
-def _conditions(request: Request) -> Callable[[Digest | None, Digest], None]:
-    """Refuse to move a tag where a condition of the request does not hold, or its caller may not overwrite."""
+def _conditions(request: Request, *, is_told: bool) -> Callable[[Digest | None, Digest], None] | None:
+    """Refuse to move a tag where a condition of the request does not hold, or its caller may not overwrite.
+
+    None if nothing can be refused, and it is not told either where tags pointed before.
+    """
     condition, caller = tag_condition(request), request.caller
+    if condition is None and not is_told and caller.may(Action.OVERWRITE, request.repository):
+        return None
 
     def allow(current: Digest | None, new: Digest) -> None:
         if condition is not None:

@@ -11,14 +11,16 @@ PAGE_MAX = 10_000
 DIGITS_MAX = 19
 
 
-def page_size(request: Request) -> int:
-    """How many entries the client wants at most; one that wants more than PAGE_MAX gets a Link to the rest.
+def page_size(request: Request, *, unasked: int = PAGE_MAX) -> int:
+    """How many entries the client wants at most, `unasked` if it does not say; a Link leads to the rest.
+
+    Nobody gets more than PAGE_MAX.
 
     Raises BadRequest if `n` is no whole number.
     """
     text = request.query.first("n")
     if text is None:
-        return PAGE_MAX
+        return unasked
     if not (text.isascii() and text.isdigit()):
         raise BadRequest("n has to be a whole number, not negative")
     return min(int(text), PAGE_MAX) if len(text) < DIGITS_MAX else PAGE_MAX

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pwd
+import secrets
 import sys
 import time
 from collections import Counter
@@ -35,6 +36,7 @@ from storage.drivers import Driver
 from storage.errors import StorageError
 from storage.filesystem.survey import survey
 from storage.places import is_object
+from storage.removals import RemovalStore
 
 COULD_NOT = 3
 INTERRUPTED = 130
@@ -105,6 +107,7 @@ class Parts:
     driver: Driver
     inspection: Inspection
     scan: Scan
+    removals: RemovalStore
     rechecks: Rechecks
     tally: Tally
     survey: Callable[[], AsyncIterator[Finding]]
@@ -134,7 +137,13 @@ def parts(settings: Settings, report: Report, *, condemn: bool) -> Parts:
                 yield Finding(Problem[each.oddity.name], each.key)
 
     return Parts(
-        driver, inspection, Scan(driver, inspection, rechecks, tally, clock=time.time), rechecks, tally, look_at_files
+        driver,
+        inspection,
+        Scan(driver, inspection, rechecks, tally, clock=time.time),
+        RemovalStore(driver, clock=time.time, new_id=lambda: secrets.token_hex(16)),
+        rechecks,
+        tally,
+        look_at_files,
     )
 
 

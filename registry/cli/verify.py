@@ -41,7 +41,13 @@ def verify(
     async def work() -> int:
         made = parts(settings, report, condemn=condemn)
         verification = Verification(
-            made.driver, made.inspection, made.scan, made.rechecks, made.tally, survey=made.survey
+            made.driver,
+            made.inspection,
+            made.scan,
+            made.rechecks,
+            made.tally,
+            removals=made.removals,
+            survey=made.survey,
         )
         try:
             if not isinstance(settings.data, Path):

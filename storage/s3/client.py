@@ -25,6 +25,9 @@ BACKOFF_SECONDS = 0.1
 RENEW_SECONDS = 10.0
 """How often credentials are read again, at most, while the store refuses them."""
 
+SEND_BYTES = 1 << 18
+"""What a connection has to take within the time limit for connecting: by default about 50 KiB a second."""
+
 Response = dict[str, Any]
 
 PATIENT = frozenset({"copy_object", "upload_part_copy", "complete_multipart_upload"})
@@ -89,7 +92,16 @@ def make_client(session: boto3.session.Session, settings: S3Settings, *, read_ti
         # Bytes would be sent as a file: in pieces of 16 KiB, each of which takes the interpreter's turn, and only
         # after one more round trip that asks whether they are wanted (Expect: RFC 9110, 10.1.1).
         client.meta.events.unregister(f"before-parameter-build.s3.{operation}", convert_body_to_file_like_object)
+        client.meta.events.register(f"before-send.s3.{operation}", _send_in_pieces)
     return client
+
+
+def _send_in_pieces(request: Any, **_given: object) -> None:  # botocore's, without types
+    """Send a large body piece by piece: the time limit is one for each piece, and would be one for the whole."""
+    body = request.body
+    if isinstance(body, bytes) and len(body) > SEND_BYTES:
+        view = memoryview(body)
+        request.body = [view[start : start + SEND_BYTES] for start in range(0, len(body), SEND_BYTES)]
 
 
 def _timestamp(value: str) -> datetime:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from storage.drivers import Capabilities, Moved, Page, Reader, Sized, SmallObject, Stat, check_key, check_prefix
 from storage.errors import AlreadyExists, Corrupt, NotFound
 from storage.s3.client import Bucket
-from storage.s3.listing import list_from_directories, list_in_byte_order
+from storage.s3.listing import LOOK_AHEAD, PAGE_MAX, list_from_directories, list_in_byte_order
 from storage.s3.memory import MemoryBudget, return_large_blocks
 from storage.s3.multiparts import Multiparts
 from storage.s3.objects import Objects
@@ -22,6 +22,9 @@ from storage.s3.threads import Threads
 from storage.s3.trial import try_bucket
 from storage.s3.usage import all_sizes
 
+RARE_SECONDS = 5.0
+CALLS_AT_ONCE = 8
+
 
 class S3Driver:
     """Objects of one bucket, below one prefix. Any number of processes may use them at the same time.
@@ -32,7 +35,15 @@ class S3Driver:
     """
 
     def __init__(self, settings: S3Settings, *, clock: Callable[[], float] = time.time) -> None:
-        self.capabilities = Capabilities(presigned_urls=True, staged_in_place=False)
+        self.capabilities = Capabilities(
+            presigned_urls=True,
+            staged_in_place=False,
+            folders_hold_objects=True,
+            durable_at_once=True,
+            rare_seconds=RARE_SECONDS,
+            page_entries=PAGE_MAX - LOOK_AHEAD,
+            calls_at_once=min(CALLS_AT_ONCE, settings.threads_max),
+        )
         sending_max = max(1, settings.memory_bytes_max // settings.part_bytes // 2)
         self._threads = Threads(settings.threads_max, sending_max=sending_max)
         self._bucket = Bucket(settings, self._threads)

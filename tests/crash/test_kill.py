@@ -226,7 +226,7 @@ class Trial:
     def check(self, step: Step, items: Sequence[Item]) -> None:
         """Compare promises with what the API says and with what lies on the disk."""
         broken = check(self.story.client, self.story.ledger, items)
-        broken += check_tree(self.watched.data, known=self.known)
+        broken += check_tree(self.watched.data, killed=True, known=self.known)
         assert not broken, f"killed at {step.call} {step.path} {step.target}:\n" + "\n".join(broken)
 
     def resume(self, items: Sequence[Item]) -> None:

@@ -19,19 +19,22 @@ TYPE = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 Known = dict[tuple[str, int, int, int, str], bool]
 
 
-def check_tree(root: Path, *, power_cut: bool = False, known: Known | None = None) -> list[str]:
+def check_tree(root: Path, *, killed: bool = False, power_cut: bool = False, known: Known | None = None) -> list[str]:
     """Return a line for each lie below `root`: what is half-written, or leads nowhere.
 
-    After a power cut, what was written without fsync may be empty or full of zeros. Garbage is none of its
+    If a server was `killed` or lost its power, the index of a tag may lack where the tag points. After a power
+    cut, what was written without fsync may be empty or full of zeros. Garbage is none of its
     business: bytes that nobody links to, and whatever lies in the directory of temporary files. `known` saves
     hashing the same file twice, where one tree is checked many times.
     """
-    return _Tree(root, power_cut=power_cut, known={} if known is None else known).check()
+    known = {} if known is None else known
+    return _Tree(root, killed=killed or power_cut, power_cut=power_cut, known=known).check()
 
 
 class _Tree:
-    def __init__(self, root: Path, *, power_cut: bool, known: Known) -> None:
+    def __init__(self, root: Path, *, killed: bool, power_cut: bool, known: Known) -> None:
         self._root = root
+        self._killed = killed
         self._known = known
         self._power_cut = power_cut
         self._lies: list[str] = []
@@ -59,6 +62,7 @@ class _Tree:
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
+            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog)/[0-9a-f]{{32}}", self._time),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -128,7 +132,7 @@ class _Tree:
         manifests = path.parents[3]
         if not (manifests / "revisions" / _folder(text) / "link").is_file():
             self._lie(path, "the tag leads nowhere")
-        if not (path.parents[1] / "index" / _folder(text) / "link").is_file():
+        if not self._killed and not (path.parents[1] / "index" / _folder(text) / "link").is_file():
             self._lie(path, "the tag's index does not know where it points")
 
     def _tag_index(self, path: Path, found: re.Match[str]) -> None:
@@ -177,7 +181,7 @@ class _Tree:
             self._lie(path, "it holds no name of a repository")
 
     def _time(self, path: Path, _found: re.Match[str]) -> None:
-        if not self._lost(path) and not re.fullmatch(rb"\d+\.\d+", path.read_bytes()):
+        if not self._lost(path) and not re.fullmatch(rb"\d+\.\d+( done)?", path.read_bytes()):
             self._lie(path, "it holds no time")
 
     def _damaged(self, path: Path, _found: re.Match[str]) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.drivers import Page, SmallObject, Stat
+from storage.drivers import Capabilities, Page, SmallObject, Stat
 from storage.memory import MemoryDriver
 from tests.registry.services import Services
 from tests.stores import Clock, Power
 
+DIRECTORY = Capabilities()
+BUCKET = Capabilities(folders_hold_objects=True, durable_at_once=True, rare_seconds=5.0)
 STEPS_MAX = 5000
 WAITED_SECONDS = 1.0
 """By how much the clock goes on when everybody waits."""
@@ -51,6 +53,10 @@ class ScheduledDriver(MemoryDriver):
     """Gives the turn back before every call, once somebody is scheduled."""
 
     actor: Actor | None = None
+
+    def __init__(self, capabilities: Capabilities = DIRECTORY) -> None:
+        super().__init__()
+        self.capabilities = capabilities
 
     async def _step(self) -> None:
         actor = self.actor

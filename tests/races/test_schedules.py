@@ -14,8 +14,10 @@ from registry.errors import RegistryError
 from registry.names import Tag
 from storage import keys
 from storage.digest import Digest
+from storage.drivers import Capabilities
 from storage.errors import StorageUnavailable
-from tests.races.schedules import Actor, Schedule, finish
+from storage.removals import DONE, Recent, RemovalStore
+from tests.races.schedules import BUCKET, Actor, Schedule, ScheduledDriver, finish
 from tests.registry.images import CONFIG, LAYER, descriptor, encode, image
 from tests.registry.services import REPOSITORY, Services
 from tests.stores import Power
@@ -43,6 +45,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ("push", "one", ""),
     ("push", "two", "t"),
     ("push", "both", "t"),
+    ("move", "both", "t"),
+    ("move", "two", "t"),
     ("push", "artifact", ""),
     ("push", "artifact", "t"),
     ("delete", "one"),
@@ -54,6 +58,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ("delete blob", "other"),
     ("push blob", "layer"),
 )
+PUSHES = ("push ", "move ")
 BLOBS = {"layer": LAYER, "other": OTHER_LAYER}
 BEGINNINGS: tuple[tuple[Operation, ...], ...] = (
     (),
@@ -72,6 +77,9 @@ def work(operation: Operation, services: Services) -> Coroutine[Any, Any, object
             reference = Tag(tag) if tag else DIGESTS[name]
             kind = str(DOCUMENTS[name]["mediaType"])
             return services.manifests.put(REPOSITORY, reference, BODIES[name], media_type=kind)
+        case "move", name, tag:
+            kind = str(DOCUMENTS[name]["mediaType"])
+            return services.manifests.put(REPOSITORY, Tag(tag), BODIES[name], media_type=kind, allow=anything)
         case "delete", name:
             return services.manifests.delete(REPOSITORY, DIGESTS[name])
         case "untag", tag:
@@ -82,6 +90,10 @@ def work(operation: Operation, services: Services) -> Coroutine[Any, Any, object
             digest = Digest.of(BLOBS[name])
             return services.blob_store.link(REPOSITORY, digest, canonical=digest)
     raise AssertionError(operation)
+
+
+def anything(_current: Digest | None, _new: Digest) -> None:
+    """Refuse nothing, but be told."""
 
 
 def begin(schedule: Schedule, beginning: tuple[Operation, ...]) -> None:
@@ -95,13 +107,22 @@ def begin(schedule: Schedule, beginning: tuple[Operation, ...]) -> None:
         finish(work(operation, services))
 
 
+def knowing(operation: Operation, services: Services) -> Coroutine[Any, Any, object]:
+    """Let the worker have looked at everything before, so that it relies on that where looks cost calls."""
+    for body in (CONFIG, LAYER, OTHER_LAYER):
+        finish(services.blob_store.exists(REPOSITORY, Digest.of(body)))
+    if finish(services.catalog_store.has(REPOSITORY)):
+        finish(services.catalog_store.add(REPOSITORY))
+    return work(operation, services)
+
+
 def lies(schedule: Schedule) -> list[str]:
     """What is not true of the store now that everybody is done, by the objects themselves."""
     there = set(schedule.driver._objects)
     manifests = {name for name, digest in DIGESTS.items() if keys.revision_link(REPOSITORY, digest) in there}
     blobs = {body for body in BLOBS.values() if keys.layer_link(REPOSITORY, Digest.of(body)) in there}
     crashed = [actor for actor in schedule.actors if actor.crashed]
-    pushed = {actor.name.split()[1] for actor in schedule.actors if actor.name.startswith("push ") and actor.succeeded}
+    pushed = {actor.name.split()[1] for actor in schedule.actors if actor.name.startswith(PUSHES) and actor.succeeded}
     deleted = {actor.name.removeprefix("delete ") for actor in schedule.actors}
     # A push that has died, and was never acknowledged, may leave its manifest without what is deleted just then.
     owed = {name for name in manifests if not crashed or (name in pushed and name not in deleted)}
@@ -114,10 +135,13 @@ def lies(schedule: Schedule) -> list[str]:
         index = [key for key in there if key.startswith(keys.tag_index(REPOSITORY, tag))]
         if target is not None and keys.tag_index_link(REPOSITORY, tag, target) not in index and not crashed:
             found.append(f"the index of the tag {tag} lacks where it points")
+        if target is None and index and not crashed:
+            found.append(f"the tag {tag} is gone, and has an index")
     entry = keys.referrer(REPOSITORY, Digest.parse(str(SUBJECT["digest"])), DIGESTS["artifact"])
     if "artifact" in owed and entry not in there:
         found.append("the referrers lack what is there")
-    if not crashed and any(key.startswith(keys.REMOVALS) for key in there):
+    announced = {key for key in there if key.startswith(keys.REMOVALS)}
+    if not crashed and any(not schedule.driver._objects[key].body.endswith(DONE) for key in announced):
         found.append("an announcement is left")
     return found
 
@@ -138,14 +162,14 @@ def test_in_whatever_order_they_come_nothing_that_was_acknowledged_is_lost() -> 
     chance = random.Random(SEED)
     crashes = waits = 0
     for number in range(SCHEDULES):
-        schedule = Schedule(chance)
+        schedule = Schedule(chance, ScheduledDriver(BUCKET if chance.random() < 0.5 else Capabilities()))
         beginning = chance.choice(BEGINNINGS)
         begin(schedule, beginning)
         operations = [chance.choice(OPERATIONS) for _ in range(chance.randint(2, 4))]
         dying = chance.randrange(len(operations)) if chance.random() < 0.3 else None
         for place, operation in enumerate(operations):
             crash_at = chance.randrange(45) if place == dying else None
-            schedule.add(" ".join(operation), partial(work, operation), crash_at)
+            schedule.add(" ".join(operation), partial(knowing, operation), crash_at)
         schedule.run()
 
         told = f"schedule {number} of {SEED}: {beginning}, {[(a.name, a.outcome) for a in schedule.actors]}"
@@ -158,17 +182,50 @@ def test_in_whatever_order_they_come_nothing_that_was_acknowledged_is_lost() -> 
     assert waits, "nobody ever waited for anybody"
 
 
-async def test_the_scheduler_finds_the_loss_if_a_push_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(*_: object) -> bool:
-        return False
+async def recent_is_empty(_store: RemovalStore, repository: str, *, since: float) -> Recent:  # noqa: ARG001
+    return Recent(repository, frozenset(), is_complete=True)
 
-    monkeypatch.setattr("storage.removals.RemovalStore.wait_for_blobs", at_once)
+
+async def at_once(*_: object) -> None:
+    return
+
+
+async def forgotten(store: RemovalStore, repository: str, *, since: float) -> Recent:
+    """What removals would tell that left nothing behind when they are through."""
+    real = await RECENT(store, repository, since=since)
+    under_way = set()
+    for folder in real.folders:
+        for entry in (await store._driver.list(folder, limit=100)).entries:
+            if not (await store._driver.get(entry.key, bytes_max=64)).body.endswith(DONE):
+                under_way.add(folder)
+    return Recent(repository, frozenset(under_way), real.is_complete)
+
+
+RECENT = RemovalStore.recent
+
+
+@pytest.mark.parametrize(
+    ("name", "instead", "operations"),
+    [
+        ("recent", recent_is_empty, [("push", "one", "t"), ("delete blob", "layer")]),
+        ("recent", recent_is_empty, [("push", "one", "t"), ("delete", "one")]),
+        ("recent", recent_is_empty, [("push", "one", "t"), ("untag", "t")]),
+        ("recent", forgotten, [("push", "one", "t"), ("delete blob", "layer")]),
+        ("wait_for_blobs", at_once, [("push", "one", "t"), ("delete blob", "layer")]),
+    ],
+    ids=["blobs", "manifests", "tags", "what is done", "no wait"],
+)
+@pytest.mark.parametrize("capabilities", [Capabilities(), BUCKET], ids=["directory", "bucket"])
+async def test_the_scheduler_finds_the_loss_if_a_push_does_not_look(
+    monkeypatch: pytest.MonkeyPatch, capabilities: Capabilities, name: str, instead: object, operations: list[Operation]
+) -> None:
+    monkeypatch.setattr(RemovalStore, name, instead)
     chance = random.Random(0)
     for _ in range(3000):
-        schedule = Schedule(chance)
-        begin(schedule, ())
-        for operation in (("push", "one", "t"), ("delete blob", "layer")):
-            schedule.add(" ".join(operation), partial(work, operation), None)
+        schedule = Schedule(chance, ScheduledDriver(capabilities))
+        begin(schedule, (("push", "one", "t"),) if operations[1][0] == "untag" else ())
+        for operation in operations:
+            schedule.add(" ".join(operation), partial(knowing, operation), None)
         schedule.run()
         if lies(schedule):
             return

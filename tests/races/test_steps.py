@@ -8,13 +8,15 @@ import pytest
 from registry.errors import BlobUnknown, ManifestBlobUnknown, ManifestUnknown, Unsupported
 from registry.manifests import Pushed
 from registry.media_types import IMAGE
+from registry.names import Tag
 from storage import keys
 from storage.digest import Digest
 from storage.errors import StorageUnavailable
-from storage.removals import ANNOUNCED_SECONDS
+from storage.removals import ANNOUNCED_SECONDS, DONE, KEPT_SECONDS
+from tests.races.schedules import BUCKET
 from tests.registry.images import CONFIG, LAYER, descriptor, encode, image
 from tests.registry.services import LATEST, REPOSITORY, Services
-from tests.stores import Power, StepDriver, keys_below
+from tests.stores import Clock, Power, StepDriver, body_at, keys_below
 
 BODY = encode(image())
 DIGEST = Digest.of(BODY)
@@ -109,7 +111,7 @@ async def test_a_push_whose_manifest_is_deleted_leaves_the_tag_of_a_push_after_t
     link = keys.tag_link(REPOSITORY, LATEST)
     waiting = ahead_of(
         driver,
-        ("create", link, lambda: other.manifests.delete(REPOSITORY, DIGEST)),
+        ("put", link, lambda: other.manifests.delete(REPOSITORY, DIGEST)),
         ("delete_version", link, lambda: other.push(image())),
     )
 
@@ -163,7 +165,7 @@ async def test_a_tag_that_is_deleted_while_it_is_set_has_an_index_as_well(
 ) -> None:
     await worker.push(image())
     link, entry = keys.tag_link(REPOSITORY, LATEST), keys.tag_index_link(REPOSITORY, LATEST, DIGEST)
-    waiting = ahead_of(driver, ("replace", link, lambda: other.manifests.delete(REPOSITORY, LATEST)))
+    waiting = ahead_of(driver, ("put", link, lambda: other.manifests.delete(REPOSITORY, LATEST)))
 
     await worker.push(image())
 
@@ -194,7 +196,7 @@ async def test_a_blob_stays_readable_while_its_deletion_finds_a_manifest_that_wa
 
     assert found == [LAYER]
     assert await worker.read_blob(layer) == LAYER
-    assert await keys_below(driver, keys.REMOVALS) == []
+    assert await under_way(driver) == []
 
 
 async def test_a_push_waits_for_a_deletion_that_has_announced_itself_and_then_misses_the_blob(
@@ -219,7 +221,7 @@ async def test_a_push_waits_for_a_deletion_that_has_announced_itself_and_then_mi
     with pytest.raises(ManifestBlobUnknown):
         await pushes[0]
     assert not await worker.manifest_store.exists(REPOSITORY, DIGEST)
-    assert await keys_below(driver, keys.REMOVALS) == []
+    assert await under_way(driver) == []
 
 
 @pytest.mark.parametrize("dies_before", ["the blob's link is taken", "it has said that it is done"])
@@ -233,20 +235,22 @@ async def test_a_deletion_that_dies_half_way_takes_nothing_from_a_push_that_come
     async def before_write(method: str, key: str) -> None:
         if dies_before == "the blob's link is taken" and (method, key) == ("delete_version", link):
             raise Power
-        if method == "delete" and key.startswith(keys.REMOVALS):
+        if method == "put" and key.startswith(keys.REMOVALS):
             raise Power
 
     driver.before_write = before_write
     with pytest.raises(Power):
         await worker.blobs.delete(REPOSITORY, layer)
     driver.before_write = None
-    assert len(await keys_below(driver, keys.REMOVALS)) == 1
+    assert len(await under_way(driver)) == 1
     other.clock.now += ANNOUNCED_SECONDS  # as long as a push waits at most
 
     await other.push(image())
 
     assert await other.read_blob(layer) == LAYER
-    assert await other.removals.expire() == 1
+    assert await other.manifests.expire_removals() == 0
+    other.clock.now += KEPT_SECONDS + 1
+    assert await other.manifests.expire_removals() == 1
     assert await keys_below(driver, keys.REMOVALS) == []
 
 
@@ -317,6 +321,101 @@ async def test_what_a_deletion_that_was_cut_off_has_left_goes_when_its_client_as
 
     assert await keys_below(driver, index) == []
     assert await keys_below(driver, keys.OUR_REPOSITORIES) == []
+
+
+async def test_what_a_deletion_of_a_tag_has_left_that_died_is_taken_before_the_deletion_is_forgotten(
+    driver: StepDriver, worker: Services, other: Services
+) -> None:
+    await worker.push(image())
+    index = keys.tag_index(REPOSITORY, LATEST)
+
+    async def before_write(method: str, key: str) -> None:
+        if method == "delete" and key.startswith(index):
+            raise Power
+
+    driver.before_write = before_write
+    with pytest.raises(Power):
+        await worker.manifests.delete(REPOSITORY, LATEST)
+    driver.before_write = None
+    [removal] = await keys_below(driver, keys.tag_removals(REPOSITORY, LATEST))
+    await driver.put(
+        removal, (await body_at(driver, removal)).removesuffix(DONE)
+    )  # it could not say that it was through
+    assert len(await keys_below(driver, index)) == 1
+
+    other.clock.now += KEPT_SECONDS + ANNOUNCED_SECONDS + 1
+    assert await other.manifests.expire_removals() == 1
+
+    assert await keys_below(driver, index) == []
+
+
+async def test_a_bucket_does_not_list_a_tag_that_was_half_deleted(driver: StepDriver, worker: Services) -> None:
+    driver.capabilities = BUCKET
+    for tag in (LATEST, Tag("other")):
+        await worker.push(image(), tag)
+
+    async def before_write(method: str, key: str) -> None:
+        if method == "delete" and key.startswith(keys.tag_index(REPOSITORY, LATEST)):
+            raise Power
+
+    driver.before_write = before_write
+    with pytest.raises(Power):
+        await worker.manifests.delete(REPOSITORY, LATEST)
+
+    assert (await worker.tags.list(REPOSITORY, limit=10)).tags == ["other"]
+
+
+async def test_a_push_that_took_too_long_looks_again(driver: StepDriver, worker: Services, other: Services) -> None:
+    driver.capabilities = BUCKET
+    slow = Services(driver, clock=Clock(worker.clock.now))
+    layer = await worker.push_blob(LAYER)
+    await worker.push_blob(CONFIG)
+    link = keys.revision_link(REPOSITORY, DIGEST)
+
+    async def delete_and_forget() -> None:
+        await other.blobs.delete(REPOSITORY, layer)
+        for clock in (slow.clock, other.clock):
+            clock.now += KEPT_SECONDS + ANNOUNCED_SECONDS + 1
+        assert await other.manifests.expire_removals() == 1
+
+    waiting = ahead_of(driver, ("create", link, delete_and_forget))
+
+    with pytest.raises(ManifestBlobUnknown):
+        await put_only(slow)
+
+    assert waiting == []
+    assert not await worker.manifest_store.exists(REPOSITORY, DIGEST)
+
+
+async def test_a_push_does_not_rely_on_a_blob_that_was_found_damaged_since(driver: StepDriver) -> None:
+    driver.capabilities = BUCKET
+    worker = Services(driver)
+    layer = await worker.push_blob(LAYER)
+    await worker.push_blob(CONFIG)
+
+    await worker.blob_store.condemn(layer, await driver.stat(keys.blob(layer)))
+
+    with pytest.raises(ManifestBlobUnknown):
+        await put_only(worker)
+
+
+async def test_a_repository_that_an_adoption_has_taken_from_the_catalog_is_entered_again(
+    driver: StepDriver, worker: Services, other: Services
+) -> None:
+    await worker.push(image())
+    await worker.manifests.delete(REPOSITORY, DIGEST)
+    async with other.removals.of_entry(REPOSITORY):  # as an adoption does
+        await driver.delete(keys.catalog_entry(REPOSITORY))
+
+    await worker.push(image())
+
+    assert await keys_below(driver, keys.CATALOG) == [keys.catalog_entry(REPOSITORY)]
+
+
+async def under_way(driver: StepDriver) -> list[str]:
+    """Return the removals that have not said that they are through."""
+    found = await keys_below(driver, keys.REMOVALS)
+    return [key for key in found if not (await body_at(driver, key)).endswith(DONE)]
 
 
 async def put_only(services: Services) -> Pushed:

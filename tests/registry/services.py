@@ -47,8 +47,9 @@ class Services:
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
-        self.blob_store, self.manifest_store = BlobStore(self.driver), ManifestStore(self.driver)
-        self.tag_store, self.catalog_store = TagStore(self.driver), CatalogStore(self.driver)
+        self.blob_store = BlobStore(self.driver, clock=self.clock)
+        self.manifest_store, self.tag_store = ManifestStore(self.driver), TagStore(self.driver)
+        self.catalog_store = CatalogStore(self.driver, clock=self.clock)
         self.upload_store = UploadStore(self.driver, clock=self.clock)
         referrers = ReferrerStore(self.driver)
         self.removals = RemovalStore(self.driver, clock=self.clock, new_id=lambda: f"removal-{next(_ids)}")
@@ -69,7 +70,7 @@ class Services:
         )
         self.references = References(self.manifest_store)
         self.blobs = Blobs(self.blob_store, self.removals, self.references, delete=delete)
-        self.tags = Tags(self.tag_store, self.manifest_store, self.catalog_store)
+        self.tags = Tags(self.tag_store, self.removals, self.manifest_store, self.catalog_store)
         self.referrers = Referrers(referrers, self.manifest_store)
         self.catalog = Catalog(self.catalog_store)
 

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import socket
 import struct
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from queue import Queue
 from urllib.parse import parse_qs, urlsplit
 
 
@@ -102,6 +104,27 @@ async def proxying(target: str) -> AsyncIterator[Proxy]:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
         store.close()
+
+
+@contextlib.contextmanager
+def proxying_in_a_thread(target: str) -> Iterator[Proxy]:
+    """Run a proxy for those who do not run in an event loop, for the length of a block."""
+    started: Queue[tuple[Proxy, asyncio.AbstractEventLoop, asyncio.Event]] = Queue()
+
+    async def run() -> None:
+        ended = asyncio.Event()
+        async with proxying(target) as proxy:
+            started.put((proxy, asyncio.get_running_loop(), ended))
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    proxy, loop, ended = started.get(timeout=10)
+    try:
+        yield proxy
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(10)
 
 
 @dataclass(frozen=True)
@@ -267,6 +290,10 @@ def kind_of(head: bytes, headers: dict[str, str]) -> str:
     url = urlsplit(target)
     query = parse_qs(url.query, keep_blank_values=True)
     is_bucket = url.path.strip("/").count("/") == 0
+    if method == "POST" and "delete" in query:
+        return "DeleteObjects"
+    if "uploadId" in query and method == "GET":
+        return "ListParts"
     if "uploadId" in query:
         copied = "x-amz-copy-source" in headers
         part = "UploadPartCopy" if copied else "UploadPart"

@@ -1,5 +1,9 @@
 """How boto3 is set up: what goes over the wire, and how what comes back is read."""
 
+import secrets
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,9 +11,12 @@ import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.utils import parse_timestamp
 
-from storage.s3.client import Client, make_client, make_session
-from storage.s3.settings import PART_BYTES_MIN
+from storage.s3.client import SEND_BYTES, Client, make_client, make_session
+from storage.s3.settings import MIB, PART_BYTES_MIN, S3Settings
 from tests.s3.weed import BUCKET, Store
+
+BUFFERED_BYTES_MAX = 20 * MIB
+"""More than the kernel takes before a reader reads (tcp(7), tcp_wmem and tcp_rmem)."""
 
 
 @pytest.fixture
@@ -21,7 +28,7 @@ def client(weed: Store) -> Client:
 def test_bytes_go_out_whole_and_unasked(client: Client, prefix: str) -> None:
     sent: list[AWSRequest] = []
     client.meta.events.register("before-send.s3", lambda request, **_given: sent.append(request))
-    body = bytes(PART_BYTES_MIN)
+    body = secrets.token_bytes(PART_BYTES_MIN)
 
     client.put_object(Bucket=BUCKET, Key=f"{prefix}/small", Body=b"1")
     upload = client.create_multipart_upload(Bucket=BUCKET, Key=f"{prefix}/large")["UploadId"]
@@ -29,8 +36,44 @@ def test_bytes_go_out_whole_and_unasked(client: Client, prefix: str) -> None:
 
     small, _begun, part = sent
     assert small.body == b"1"
-    assert part.body is body
+    assert b"".join(part.body) == body
     assert not any("Expect" in request.headers for request in sent)
+
+
+def test_a_slow_store_gets_its_time_as_long_as_it_takes_what_is_sent() -> None:
+    body = bytes(BUFFERED_BYTES_MAX)
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        took = pool.submit(take_slowly, listening, len(body))
+        settings = S3Settings(
+            BUCKET,
+            endpoint=f"http://127.0.0.1:{listening.getsockname()[1]}",
+            access_key="any",
+            secret_key="any",
+            connect_timeout_seconds=0.4,
+        )
+        client = make_client(make_session(settings), settings, read_timeout_seconds=30)
+
+        sent = client.upload_part(Bucket=BUCKET, Key="k", UploadId="1", PartNumber=1, Body=body)
+
+    assert sent["ETag"] == '"1"'
+    assert took.result() > settings.connect_timeout_seconds
+
+
+def take_slowly(listening: socket.socket, count: int) -> float:
+    """Take one request of so many bytes over a second or more, answer it, and return how many seconds it took."""
+    connection, _address = listening.accept()
+    with connection, connection.makefile("rb") as request:
+        while request.readline().strip():
+            pass
+        started = time.monotonic()
+        while count:
+            piece = request.read(min(count, SEND_BYTES))
+            assert piece, "the client gave up"
+            count -= len(piece)
+            time.sleep(0.02)
+        connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
+        return time.monotonic() - started
 
 
 @pytest.mark.parametrize(

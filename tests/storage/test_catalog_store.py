@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage import keys
 from storage.catalog import CatalogStore
 from storage.memory import MemoryDriver
+from storage.removals import TRUSTED_SECONDS
 from tests.properties import repository_names
-from tests.stores import keys_below
+from tests.stores import Clock, keys_below
 
 
 async def test_a_repository_is_known_once_it_was_added_and_adding_it_again_writes_nothing() -> None:
@@ -46,3 +48,20 @@ async def test_a_repository_inside_of_another_one_sorts_as_its_name_does(after: 
 
     assert (await store.list(limit=100))[0] == expected
     assert (await store.list(after=after, limit=100))[0] == expected[expected.index(after) + 1 :]
+
+
+async def test_an_entry_that_was_seen_is_not_looked_for_as_long_as_none_was_taken() -> None:
+    driver, clock = MemoryDriver(), Clock()
+    store = CatalogStore(driver, clock=clock)
+    await store.add("team/app")
+    await driver.delete(keys.catalog_entry("team/app"))
+
+    await store.add("team/app", trust=True)
+    assert not await store.has("team/app")
+    await store.add("team/app")
+    assert await store.has("team/app")
+
+    await driver.delete(keys.catalog_entry("team/app"))
+    clock.now += TRUSTED_SECONDS + 1
+    await store.add("team/app", trust=True)
+    assert await store.has("team/app")

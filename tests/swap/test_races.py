@@ -1,5 +1,6 @@
 """Pushes and deletes that come between two steps of an adoption, one by one."""
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -36,6 +37,8 @@ DIGEST = Digest.of(INDEX)
 
 Step = Callable[[], Awaitable[None]]
 
+_ids = itertools.count()
+
 
 class SteppedDriver(MemoryDriver):
     """Lets something happen right before, or right after, the first change of a key."""
@@ -68,7 +71,7 @@ class Store:
         self.driver = SteppedDriver()
         self.catalog = CatalogStore(self.driver)
         manifests, referrers = ManifestStore(self.driver), ReferrerStore(self.driver)
-        removals = RemovalStore(self.driver, clock=Clock(), new_id=lambda: "removal")
+        removals = removal_store(self.driver)
         stores = ManifestStores(
             manifests, BlobStore(self.driver), TagStore(self.driver), referrers, self.catalog, removals
         )
@@ -106,7 +109,12 @@ def adoption(driver: Driver, report: Callable[[Finding], None]) -> Adoption:
     tally, rechecks = Tally(), Rechecks(report, pause=at_once)
     looks = inspection(driver)
     scan = Scan(driver, looks, rechecks, tally, clock=time.time)
-    return Adoption(driver, looks, scan, rechecks, tally, survey=nothing)
+    return Adoption(driver, looks, scan, rechecks, tally, removals=removal_store(driver), survey=nothing)
+
+
+def removal_store(driver: Driver) -> RemovalStore:
+    """Removals whose clock stands."""
+    return RemovalStore(driver, clock=Clock(), new_id=lambda: f"removal-{next(_ids)}")
 
 
 def inspection(driver: Driver) -> Inspection:
@@ -128,7 +136,8 @@ async def test_stale_entries_are_taken_away(store: Store) -> None:
 
     await store.adopt()
 
-    assert (await store.driver.list(f"{keys.OURS}/", limit=10)).entries == []
+    found = [entry.key for entry in (await store.driver.list(f"{keys.OURS}/", limit=10)).entries]
+    assert [key for key in found if not key.startswith(keys.REMOVALS)] == []
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
