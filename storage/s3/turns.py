@@ -60,6 +60,7 @@ class Turn:
         self._monotonic = monotonic
         self._seen = monotonic()
         self._saving = asyncio.Lock()
+        self._stopped = False
         self._renewing = asyncio.get_running_loop().create_task(self._renew())
 
     @property
@@ -73,8 +74,9 @@ class Turn:
 
     async def take(self) -> None:
         """Let the record name this writer."""
-        if not self.is_taken:
-            await self.save(self.mine(self.record))
+        async with self._saving:
+            if not self.is_taken:
+                await self._write(self.mine(self.record))
 
     async def save(self, record: StagedRecord) -> None:
         """Write the record over the one that was read or written last.
@@ -82,14 +84,7 @@ class Turn:
         Raises NotFound if it is gone, and Busy if another writer came first.
         """
         async with self._saving:
-            self.check()
-            seen = self._monotonic()
-            try:
-                self._etag = await self._replace(record, self._etag)
-            except VersionMismatch as error:
-                self._etag = await self._still_mine(error)
-                self._etag = await self._replace(record, self._etag)
-            self.record, self._seen = record, seen
+            await self._write(record)
 
     async def look(self) -> None:
         """Make sure that it is still this writer's turn, unless that was seen a moment ago."""
@@ -128,7 +123,18 @@ class Turn:
 
     def stop(self) -> None:
         """Stop renewing: the writer is done."""
+        self._stopped = True
         self._renewing.cancel()
+
+    async def _write(self, record: StagedRecord) -> None:
+        self.check()
+        seen = self._monotonic()
+        try:
+            self._etag = await self._replace(record, self._etag)
+        except VersionMismatch as error:
+            self._etag = await self._still_mine(error)
+            self._etag = await self._replace(record, self._etag)
+        self.record, self._seen = record, seen
 
     async def _replace(self, record: StagedRecord, etag: str) -> str:
         body, metadata = record.to_bytes(), record.metadata()
@@ -150,11 +156,17 @@ class Turn:
             raise Busy("another writer came first", key=self._at.key) from error
         raise NotFound("the staged object was discarded, or has ended", key=self._at.key) from error
 
+    async def _save_progress(self) -> None:
+        async with self._saving:
+            # Looked at only now: what was so before the lock was free may be older than what its holder has saved.
+            if not self._stopped:
+                await self._write(self.mine(self._progress()))
+
     async def _renew(self) -> None:
         while not self.is_lost:
             await asyncio.sleep(RENEW_SECONDS)
             try:
-                await whole(self.save(self.mine(self._progress())))
+                await whole(self._save_progress())
             except (NotFound, Busy):
                 return
             except StorageError as error:

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from registry.janitor import LEASE, Janitor
+from storage.errors import StorageUnavailable
 from storage.leases import LeaseStore
 from storage.memory import MemoryDriver
 from tests.stores import Clock
@@ -45,6 +46,20 @@ async def test_a_sweep_that_fails_is_logged_and_followed_by_the_next() -> None:
 
     assert [line["log_level"] for line in logs] == ["error", "info", "error"]
     assert (logs[1]["what"], logs[1]["count"]) == ("things", 3)
+
+
+async def test_a_sweep_that_the_store_fails_is_told_in_a_line() -> None:
+    sweeps = Sweeps(StorageUnavailable("no answer in time"), 0)
+    janitor = Janitor(leases(), {"things": sweeps}, sweep_seconds=0)
+
+    with capture_logs() as logs:
+        janitor.start()
+        await asyncio.wait_for(sweeps.all_done.wait(), 10)
+        await janitor.close()
+
+    [told] = [line for line in logs if line["event"] == "a sweep failed"]
+    assert told["reason"] == "no answer in time"
+    assert "exc_info" not in told
 
 
 async def test_it_waits_between_half_of_its_interval_and_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,11 @@ def server(weed: Store, storm: Storm, tmp_path: Path) -> Iterator[Server]:
         log=tmp_path / "log",
         workers=2,
         arguments=["--data", f"s3://{BUCKET}/credentials/{secrets.token_hex(8)}"],
-        environment={**weed.environment(), "AWS_ENDPOINT_URL": storm.endpoint},
+        environment={
+            **weed.environment(),
+            "AWS_ENDPOINT_URL": storm.endpoint,
+            "PIERHEAD_S3_REDIRECT": "false",
+        },
     )
     yield started
     started.stop()

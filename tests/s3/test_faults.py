@@ -18,7 +18,18 @@ from tests.stores import read_large
 KEY = "docker/registry/v2/repositories/app/_uploads/1/data"
 PART = 5 * MIB
 BODY = bytes(range(256)) * (11 * MIB // 256)  # two parts and a bit
-PASSING = [Fault.DROP, Fault.RESET, Fault.LOSE, Fault.HANG, Fault.ERROR, Fault.DONE_ERROR, Fault.SLOW_DOWN, Fault.CUT]
+PASSING = [
+    Fault.DROP,
+    Fault.RESET,
+    Fault.LOSE,
+    Fault.HANG,
+    Fault.ERROR,
+    Fault.DONE_ERROR,
+    Fault.SLOW_DOWN,
+    Fault.CUT,
+    Fault.CUT_HEAD,
+    Fault.SHORT,
+]
 
 
 @pytest.fixture
@@ -159,7 +170,7 @@ UPLOADING = [
 ]
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", [*PASSING, Fault.LATE])
 async def test_an_upload_survives_a_fault_that_passes(
     driver: S3Driver, direct: S3Driver, proxy: Proxy, fault: Fault
 ) -> None:

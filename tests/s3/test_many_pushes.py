@@ -70,7 +70,11 @@ KINDS = {
 }
 """What surely comes by in a run; other kinds fail as well when they do."""
 
+BY_SERVER = {"PIERHEAD_S3_REDIRECT": "false"}
+"""Blobs come from the server, so that what it reads is looked at as well."""
+
 SETTINGS = {
+    **BY_SERVER,
     "PIERHEAD_S3_READ_TIMEOUT_SECONDS": str(READ_TIMEOUT_SECONDS),
     "PIERHEAD_S3_ATTEMPTS_MAX": "2",
     "PIERHEAD_LIMITS_SWEEP_SECONDS": "60",
@@ -127,7 +131,7 @@ def test_a_thousand_pushes_through_a_failing_store_lose_nothing_and_show_nothing
         f"{passed}\n{seconds:.0f} s, {dict(outcomes)}, {dict(told)}\npeaks {[p >> 20 for p in peaks]} MiB\n"
     )
 
-    fresh = _start(tmp_path, place, weed.environment(), number=2, workers=2)
+    fresh = _start(tmp_path, place, {**weed.environment(), **BY_SERVER}, number=2, workers=2)
     try:
         _check(pushers, servers[0].address, settle=True)
         _check(pushers, fresh.address)
