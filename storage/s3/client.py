@@ -253,7 +253,10 @@ class Bucket:
             if self._connected < began:
                 if self._monotonic() - self._connected < RENEW_SECONDS:
                     return False
+                before = self._short
                 await self.threads.run(self._connect)
+                if before is not None:
+                    before.close()
             return True
 
     async def pause(self, attempt: int, retry_after: float = 0.0) -> None:

@@ -120,6 +120,7 @@ class ShortCalls:
         self._read_seconds = read_seconds
         self._now = now
         self._idle: deque[_Connection] = deque()
+        self._closed = False
 
     async def call(
         self, operation: str, parameters: Mapping[str, object], finish: Callable[[Response], object] | None
@@ -142,9 +143,10 @@ class ShortCalls:
             return await whole(self._attempt(request, finish))
 
     def close(self) -> None:
-        """Close all connections that are not in use."""
+        """Close all connections; those in use once their calls have ended."""
+        self._closed = True
         while self._idle:
-            self._idle.pop().writer.close()
+            self._idle.pop().writer.transport.abort()
 
     async def _attempt(
         self, request: "_Request", finish: Callable[[Response], object] | None
@@ -202,13 +204,13 @@ class ShortCalls:
             found = self._idle.pop()
             if now - found.used < IDLE_SECONDS and not found.reader.at_eof() and not found.writer.is_closing():
                 return found
-            found.writer.close()
+            found.writer.transport.abort()
         async with asyncio.timeout(self._connect_seconds):
             reader, writer = await asyncio.open_connection(*self._address, ssl=self._place.tls, limit=HEAD_BYTES_MAX)
         return _Connection(reader, writer)
 
     def _put_back(self, connection: _Connection, *, keep: bool) -> None:
-        if keep:
+        if keep and not self._closed:
             connection.used = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
