@@ -146,7 +146,8 @@ class ShortCalls:
         """Close all connections; those in use once their calls have ended."""
         self._closed = True
         while self._idle:
-            self._idle.pop().writer.transport.abort()
+            connection = self._idle.pop()
+            connection.writer.transport.abort()
 
     async def _attempt(
         self, request: "_Request", finish: Callable[[Response], object] | None
