@@ -11,12 +11,14 @@ from storage.s3.listing import LOOK_AHEAD, PAGE_MAX, list_from_directories, list
 from storage.s3.memory import MemoryBudget, return_large_blocks
 from storage.s3.multiparts import Multiparts
 from storage.s3.objects import Objects
+from storage.s3.opening import open_staged
 from storage.s3.pointers import Mover, Pointer, Pointers, may_point
 from storage.s3.presigned import presign_object
 from storage.s3.readers import SegmentsReader, open_object
 from storage.s3.records import MODIFIED, SIZE, StagedRecord, check_text, where
 from storage.s3.settings import S3Settings
-from storage.s3.staged import StagedObject, Staging, open_staged
+from storage.s3.staged import StagedObject
+from storage.s3.staging import Staging
 from storage.s3.strays import compact, drop_staged, move_all, pointed_segments, sweep_strays
 from storage.s3.threads import Threads
 from storage.s3.trial import try_bucket

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -13,16 +12,13 @@ import structlog
 from storage.drivers import PIECE_BYTES, Observer, check_key
 from storage.errors import Busy, Corrupt, NotFound, StorageError, StorageUnavailable
 from storage.s3.buffers import Buffer, Piece, batches
-from storage.s3.client import Bucket, etag_of
-from storage.s3.memory import MemoryBudget
-from storage.s3.multiparts import Multiparts
-from storage.s3.objects import Objects, age_seconds, identity_of
+from storage.s3.client import etag_of
+from storage.s3.objects import identity_of
 from storage.s3.outgoing import Outgoing
-from storage.s3.pointers import Mover, Pointer, Pointers, may_point
+from storage.s3.pointers import Pointer, may_point
 from storage.s3.readers import read_range, read_segments
 from storage.s3.records import (
     INLINE_BYTES_MAX,
-    STORED_BYTES_MAX,
     Multipart,
     Segment,
     StagedRecord,
@@ -31,74 +27,11 @@ from storage.s3.records import (
     check_text,
 )
 from storage.s3.settings import S3Settings
-from storage.s3.turns import LEASE_SECONDS, Turn
+from storage.s3.staging import Staging, drop_all
+from storage.s3.turns import Turn
 from storage.threads import whole
 
-NUMBERS_SKIPPED = 16
-"""A writer that has died may have parts on their way: his successor uses none of their numbers."""
-
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Staging:
-    """What all writers of a process share. `writers` has them by the key of their record."""
-
-    bucket: Bucket
-    objects: Objects
-    multiparts: Multiparts
-    pointers: Pointers
-    mover: Mover
-    budget: MemoryBudget
-    writers: dict[str, "StagedObject | None"]
-    clock: Callable[[], float] = time.time
-    monotonic: Callable[[], float] = time.monotonic
-
-
-async def open_staged(staging: Staging, at: Where) -> "StagedObject":
-    """Become the writer of a staged object. Raises NotFound, or Busy if it has one."""
-    if at.record in staging.writers:
-        raise Busy("another writer holds the staged object", key=at.key)
-    staging.writers[at.record] = None
-    try:
-        return await whole(_open(staging, at))
-    finally:
-        if staging.writers.get(at.record) is None:
-            staging.writers.pop(at.record, None)
-
-
-async def _open(staging: Staging, at: Where) -> "StagedObject":
-    try:
-        response, text = await staging.objects.fetch(at.record, bytes_max=STORED_BYTES_MAX)
-    except NotFound as error:
-        raise NotFound("no such staged object", key=at.key) from error
-    record = StagedRecord.from_bytes(text, at.key)
-    if record.ended or record.committing:
-        raise NotFound("the staged object has ended", key=at.key)
-    if record.writer and age_seconds(response) < LEASE_SECONDS:
-        raise Busy("another writer holds the staged object", key=at.key)
-    has_died = bool(record.writer)
-    if has_died and record.upload is not None:
-        record = await _after_a_crash(staging, record, record.upload)
-    writer = StagedObject(staging, at, record, etag_of(response))
-    staging.writers[at.record] = writer
-    if has_died:
-        try:
-            await writer.take_turn()
-        except BaseException:
-            writer.lose()
-            await writer.close()
-            raise
-    return writer
-
-
-async def _after_a_crash(staging: Staging, record: StagedRecord, upload: Multipart) -> StagedRecord:
-    """The record of a writer that has died: he may have completed the upload, or sent parts of it."""
-    found = await staging.multiparts.completed(upload.key, upload.size)
-    if found is not None:
-        segments = (*record.segments, found) if upload.size else record.segments
-        return replace(record, segments=segments, upload=None)
-    return replace(record, upload=replace(upload, next_number=upload.next_number + NUMBERS_SKIPPED))
 
 
 class StagedObject:
@@ -640,10 +573,3 @@ class StagedObject:
     @property
     def _part_bytes(self) -> int:
         return self._settings.part_bytes_at(self._outgoing.next_number)
-
-
-async def drop_all(calls: Iterable[Coroutine[Any, Any, None]], key: str) -> None:
-    """Make the calls that drop staged bytes at once; what fails is logged, and left to the sweep."""
-    for error in await asyncio.gather(*calls, return_exceptions=True):
-        if isinstance(error, StorageError):
-            log.warning("left staged bytes behind", key=key, reason=str(error), remedy="nothing: they are swept")

@@ -14,7 +14,7 @@ from storage.keys import BLOBS
 from storage.s3.client import Bucket
 from storage.s3.listing import listed
 from storage.s3.records import STAGED, STORED_BYTES_MAX, Multipart, Segment, StagedRecord, Where, record_key_of
-from storage.s3.staged import Staging, drop_all
+from storage.s3.staging import Staging, drop_all
 
 IDLE_SECONDS = 60.0
 """A pointer that was written less than that ago is left to the process that has written it."""

@@ -275,7 +275,7 @@ async def test_an_aimed_upload_goes_straight_to_its_key(proxy: Proxy, weed: Stor
 async def test_an_aimed_upload_whose_server_dies_leaves_an_empty_session_and_parts_for_the_sweep(
     open_driver: OpenDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.s3.staged.LEASE_SECONDS", 1.0)
+    monkeypatch.setattr("storage.s3.opening.LEASE_SECONDS", 1.0)
     driver, other = await open_driver(part_bytes=PART), await open_driver(part_bytes=PART)
     await driver.stage(KEY, record=RECORD, text=b"session")
     dead = await driver.open_staged(KEY, record=RECORD)

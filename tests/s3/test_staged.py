@@ -6,7 +6,7 @@ import random
 import pytest
 
 from storage.errors import Busy, NotFound
-from storage.s3 import S3Driver, staged, turns
+from storage.s3 import S3Driver, opening, turns
 from storage.s3.records import STAGED
 from storage.s3.settings import MIB
 from tests.s3.conftest import OpenDriver
@@ -127,7 +127,7 @@ async def test_more_parts_than_one_upload_takes_go_on_in_another(open_driver: Op
 async def test_a_writer_that_died_keeps_others_out_for_no_longer_than_its_lease(
     pair: tuple[S3Driver, S3Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staged, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(opening, "LEASE_SECONDS", 3.0)
     body = some_bytes(2 * PART + 100)
     await pair[0].stage(KEY)
     dead = await pair[0].open_staged(KEY)
@@ -156,7 +156,7 @@ async def test_a_writer_that_died_keeps_others_out_for_no_longer_than_its_lease(
 async def test_a_lease_is_renewed_while_its_writer_lives(
     pair: tuple[S3Driver, S3Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staged, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(opening, "LEASE_SECONDS", 3.0)
     monkeypatch.setattr(turns, "RENEW_SECONDS", 0.5)
     await pair[0].stage(KEY)
     writer = await pair[0].open_staged(KEY)
@@ -175,7 +175,7 @@ async def test_a_lease_is_renewed_while_its_writer_lives(
 async def test_parts_that_were_sent_are_kept_by_the_renewal(
     pair: tuple[S3Driver, S3Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staged, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(opening, "LEASE_SECONDS", 2.0)
     monkeypatch.setattr(turns, "RENEW_SECONDS", 0.3)
     body = some_bytes(3 * PART)
     await pair[0].stage(KEY)
