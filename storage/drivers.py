@@ -61,6 +61,9 @@ class Capabilities:
     rare_seconds: float = 0.0
     """So long what is nearly never there may be taken to be absent after a look: looks cost a call each."""
 
+    looks_cost_calls: bool = False
+    """Whether a look at one object costs as much as a write of one."""
+
     page_entries: int = 10_000
     """So many entries of a listing cost as much as one."""
 

@@ -31,6 +31,9 @@ class SeenTag:
     link: SmallObject | None
 
 
+_NEW = SeenTag(None, None)
+
+
 class TagStore:
     """`current/link` is the single authority over what a tag points at."""
 
@@ -68,16 +71,16 @@ class TagStore:
         """Point the tag at a manifest and return what it pointed at before.
 
         `allow` is asked with what the tag points at (None: nothing) and may raise to refuse; question and
-        change are one step, for the change fails if the tag has moved since. `seen` saves reading it. Without `allow`
-        the tag is written over unread, and None returned.
+        change are one step, for the change fails if the tag has moved since. `seen` saves reading it.
 
         Whoever calls this looks afterwards whether the tag was deleted meanwhile, and then calls `mend`.
         """
-        before = None
-        if allow is None:
-            await self._driver.put(keys.tag_link(repository, tag), link_text(digest))
-        else:
-            before = await self._swap(repository, tag, digest, allow, seen)
+        capabilities = self._driver.capabilities
+        if allow is None and capabilities.looks_cost_calls:
+            seen = _NEW  # as most are: a create that fails costs no more than a look
+        before = await self._swap(repository, tag, digest, allow, seen)
+        if before == digest and capabilities.durable_at_once:
+            return before
         # Not before the tag: what is left of a push that dies would look like a tag to whoever lists folders.
         await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
         return before
@@ -101,7 +104,7 @@ class TagStore:
         repository: str,
         tag: str,
         digest: Digest,
-        allow: Callable[[Digest | None], None],
+        allow: Callable[[Digest | None], None] | None,
         seen: "SeenTag | None",
     ) -> Digest | None:
         key = keys.tag_link(repository, tag)
@@ -109,10 +112,14 @@ class TagStore:
             seen = seen or await self.see(repository, tag)
             if seen is None:
                 # What can't be read can't be compared: it points at nothing, and is written over.
-                allow(None)
+                if allow is not None:
+                    allow(None)
                 await self._driver.put(key, link_text(digest))
                 return None
-            allow(seen.digest)
+            if allow is not None:
+                allow(seen.digest)
+            if seen.digest == digest and self._driver.capabilities.durable_at_once:
+                return digest
             try:
                 if seen.link is None:
                     await self._driver.create(key, link_text(digest))

@@ -42,6 +42,7 @@ class S3Driver:
             staged_in_place=False,
             folders_hold_objects=True,
             durable_at_once=True,
+            looks_cost_calls=True,
             rare_seconds=RARE_SECONDS,
             page_entries=PAGE_MAX - LOOK_AHEAD,
             calls_at_once=min(CALLS_AT_ONCE, settings.threads_max),

@@ -223,7 +223,7 @@ async def test_the_scheduler_finds_the_loss_if_a_push_does_not_look(
     chance = random.Random(0)
     for _ in range(3000):
         schedule = Schedule(chance, ScheduledDriver(capabilities))
-        begin(schedule, (("push", "one", "t"),) if operations[1][0] == "untag" else ())
+        begin(schedule, (("push", "two", "t"),) if operations[1][0] == "untag" else ())
         for operation in operations:
             schedule.add(" ".join(operation), partial(knowing, operation), None)
         schedule.run()

@@ -111,7 +111,7 @@ async def test_a_push_whose_manifest_is_deleted_leaves_the_tag_of_a_push_after_t
     link = keys.tag_link(REPOSITORY, LATEST)
     waiting = ahead_of(
         driver,
-        ("put", link, lambda: other.manifests.delete(REPOSITORY, DIGEST)),
+        ("create", link, lambda: other.manifests.delete(REPOSITORY, DIGEST)),
         ("delete_version", link, lambda: other.push(image())),
     )
 
@@ -165,7 +165,7 @@ async def test_a_tag_that_is_deleted_while_it_is_set_has_an_index_as_well(
 ) -> None:
     await worker.push(image())
     link, entry = keys.tag_link(REPOSITORY, LATEST), keys.tag_index_link(REPOSITORY, LATEST, DIGEST)
-    waiting = ahead_of(driver, ("put", link, lambda: other.manifests.delete(REPOSITORY, LATEST)))
+    waiting = ahead_of(driver, ("replace", link, lambda: other.manifests.delete(REPOSITORY, LATEST)))
 
     await worker.push(image())
 
