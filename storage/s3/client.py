@@ -6,9 +6,8 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import boto3
 from botocore.config import Config
@@ -16,7 +15,7 @@ from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.handlers import convert_body_to_file_like_object
 from botocore.httpsession import get_cert_path
 from botocore.session import Session
-from botocore.utils import get_environ_proxies, parse_timestamp
+from botocore.utils import get_environ_proxies
 
 from storage.errors import StorageUnavailable
 from storage.s3.connections import require_whole_answers
@@ -24,6 +23,7 @@ from storage.s3.failures import Answer, Refusal, answer_of, refused, unavailable
 from storage.s3.settings import S3Settings
 from storage.s3.short_calls import Place, ShortCalls
 from storage.s3.threads import Threads
+from storage.s3.timestamps import read_timestamp
 
 BACKOFF_SECONDS = 0.1
 _ANY_KEY = "any-key"
@@ -62,7 +62,7 @@ class Client(Protocol):
 def make_session(settings: S3Settings) -> boto3.session.Session:
     """Make what finds the credentials: those given, else by every means that boto3 knows."""
     core = Session()
-    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=read_timestamp)
     return boto3.session.Session(
         botocore_session=core,
         aws_access_key_id=settings.access_key,
@@ -109,29 +109,27 @@ def _send_in_pieces(request: Any, **_given: object) -> None:  # botocore's, with
         request.body = [view[start : start + SEND_BYTES] for start in range(0, len(body), SEND_BYTES)]
 
 
-def _timestamp(value: str) -> datetime:
-    """Read a time in the two forms that stores give: RFC 9110, 5.6.7 in headers, ISO 8601 in bodies.
-
-    botocore's own way guesses the form, which takes a seventh of a whole call, and of a listing most of the time.
-    """
-    try:
-        time = datetime.fromisoformat(value) if "T" in value[4:12] else parsedate_to_datetime(value)
-    except (TypeError, ValueError):
-        time = None
-    return time if time is not None and time.tzinfo is not None else parse_timestamp(value)
-
-
 def make_short_calls(session: boto3.session.Session, client: Client, settings: S3Settings) -> ShortCalls | None:
-    """Make what does the short calls; None where boto3 has to do them: it adds checksums, or speaks to a proxy."""
+    """Make what does the short calls; None where boto3 has to do them.
+
+    That is where it adds checksums, speaks to a proxy, or signs in another way (S3 Express, Outposts, some of the
+    access points).
+    """
     credentials = session.get_credentials()
+    if settings.checksums != "when_required" or credentials is None or settings.bucket.endswith("--x-s3"):
+        return None
     signed = client.generate_presigned_url("head_object", Params={"Bucket": settings.bucket, "Key": _ANY_KEY})
-    url = str(signed).partition("?")[0].removesuffix(_ANY_KEY)
-    if settings.checksums != "when_required" or credentials is None or get_environ_proxies(url):
+    url, _mark, query = str(signed).partition("?")
+    scope = dict(parse_qsl(query)).get("X-Amz-Credential", "").split("/")
+    if scope[-2:] != ["s3", "aws4_request"] or "X-Amz-Region-Set" in query or get_environ_proxies(url):
         return None
     tls = None
     if url.startswith("https:"):
         known = session._session.get_config_variable("ca_bundle")  # noqa: SLF001  # boto3 has no other way
-        tls = ssl.create_default_context(cafile=settings.ca_bundle or known or get_cert_path(verify=True))
+        try:
+            tls = ssl.create_default_context(cafile=settings.ca_bundle or known or get_cert_path(verify=True))
+        except OSError:
+            return None  # boto3 says what is wrong with the file
 
     def current() -> ReadOnlyCredentials | None:
         # To renew them takes a call, which is none for the event loop.
@@ -141,7 +139,7 @@ def make_short_calls(session: boto3.session.Session, client: Client, settings: S
         return found
 
     return ShortCalls(
-        Place(url, str(client.meta.region_name), tls),
+        Place(url.removesuffix(_ANY_KEY), scope[-3], tls),
         current,
         calls_max=settings.threads_max,
         connect_seconds=settings.connect_timeout_seconds,

@@ -119,7 +119,7 @@ def answer_of(error: Exception) -> Answer | None:
         details = error.response.get("ResponseMetadata", {})
         wait = details.get("HTTPHeaders", {}).get("retry-after", "")
         code = str(error.response.get("Error", {}).get("Code", ""))
-        seconds = float(wait) if wait.isdigit() else 0.0
+        seconds = float(wait) if wait.isdecimal() else 0.0
         return Answer(code, int(details.get("HTTPStatusCode", 0)), retry_after=seconds)
     if isinstance(error, _BREAKS):
         return Answer(broken=_how(error))

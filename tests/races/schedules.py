@@ -15,9 +15,7 @@ from tests.registry.services import Services
 from tests.stores import Clock, Power
 
 DIRECTORY = Capabilities()
-BUCKET = Capabilities(
-    folders_hold_objects=True, durable_at_once=True, looks_cost_calls=True, rare_seconds=5.0
-)
+BUCKET = Capabilities(folders_hold_objects=True, durable_at_once=True, looks_cost_calls=True, rare_seconds=5.0)
 STEPS_MAX = 5000
 WAITED_SECONDS = 1.0
 """By how much the clock goes on when everybody waits."""
