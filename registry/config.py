@@ -326,6 +326,9 @@ class S3(BaseModel):
     ca_bundle: FilePath | None = Field(None, description="The CAs that the store's certificate is verified with (PEM).")
     connect_timeout_seconds: Seconds = Field(5.0, gt=0, description="How long a connection to the store may take.")
     read_timeout_seconds: Seconds = Field(30.0, gt=0, description="How long the store may take to answer.")
+    copy_timeout_seconds: Seconds = Field(
+        300.0, gt=0, description="How long the store may take to answer where it puts together or copies a large blob."
+    )
     attempts_max: Count = Field(5, ge=1, le=20, description="How often a call is tried that may succeed another time.")
     threads_max: Count = Field(32, ge=1, le=256, description="Calls to the store at once, for each worker.")
     memory_bytes_max: Bytes = Field(
