@@ -63,6 +63,7 @@ class _Tree:
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
             (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog)/[0-9a-f]{{32}}", self._time),
+            (r"pierhead/leases/sweep", self._lease),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -183,6 +184,10 @@ class _Tree:
     def _time(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and not re.fullmatch(rb"\d+\.\d+( done)?", path.read_bytes()):
             self._lie(path, "it holds no time")
+
+    def _lease(self, path: Path, _found: re.Match[str]) -> None:
+        if not self._lost(path) and set(json.loads(path.read_bytes())) != {"holder", "ended", "written"}:
+            self._lie(path, "it is no lease")
 
     def _damaged(self, path: Path, _found: re.Match[str]) -> None:
         self._lie(path, "a blob has been found damaged")
