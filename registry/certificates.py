@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from registry.config import Tls
+from registry.x509_failures import UNREADABLE
 
 FILE_BYTES_MAX = 1 << 20
 
@@ -62,7 +63,7 @@ class ClientCertificate:
                 not_after=found.not_valid_after_utc,
                 pem=found.public_bytes(Encoding.PEM).decode("ascii"),
             )
-        except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        except UNREADABLE as error:
             raise CertificateProblem(f"the client's certificate can't be read: {error}") from error
         # "admin\0.evil" is no name of anybody, and an empty one would match a rule that was left empty.
         everything = (*commons, *parsed.dns_names, *parsed.uris, *parsed.emails)
@@ -157,7 +158,7 @@ def _read_certificates(file: Path) -> list[x509.Certificate]:
         raise CertificateProblem(f"{file}: no certificate in it: expected PEM, which begins with {_BEGIN.decode()}")
     try:
         return x509.load_pem_x509_certificates(content)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CertificateProblem(f"{file}: a certificate in it is damaged") from error
 
 

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -24,6 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from registry.x509_failures import UNREADABLE
 
 KEY_MODE = 0o600
 CERTIFICATE_MODE = 0o644
@@ -203,7 +204,7 @@ def _load_authority(file: Path, key_file: Path, now: datetime) -> tuple[x509.Cer
         raise AuthorityProblem(
             f"{error.filename} is missing, and the other half of the CA is there: {remedy}"
         ) from error
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (*UNREADABLE, x509.ExtensionNotFound) as error:
         raise AuthorityProblem(f"{file} and {key_file} are not a CA of pierhead tls init: {remedy}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not is_authority or not _belong(certificate, key):
         raise AuthorityProblem(f"{file} and {key_file} are not a CA of pierhead tls init: {remedy}")

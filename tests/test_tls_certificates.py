@@ -76,6 +76,11 @@ def test_a_name_that_is_not_printable_is_refused(name: str) -> None:
         ClientCertificate.parse(der(pem))
 
 
+def test_a_certificate_of_an_unknown_version_is_refused() -> None:
+    with pytest.raises(CertificateProblem, match="version"):
+        ClientCertificate.parse(GOOD.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), 1))
+
+
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_certificate_or_refused(content: bytes) -> None:
     with pytest.raises(CertificateProblem):

@@ -11,6 +11,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from registry.auth.jwks import PublicKey, public_key
 from registry.auth.jwts import TokenInvalid
+from registry.x509_failures import UNREADABLE
 
 _UNDERSTOOD = frozenset(
     {
@@ -36,7 +37,7 @@ def certified_key(texts: Sequence[str], roots: Sequence[x509.Certificate], *, no
         return _follow(chain, roots, now)
     except TokenInvalid:
         raise
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         raise TokenInvalid("its x5c holds no certificates that can be read") from None
 
 

@@ -16,6 +16,7 @@ from registry.auth.jwks import KeySet, KeySetInvalid, PublicKey, certified_keys,
 from registry.auth.jwts import TokenInvalid
 from registry.strict_json import parse_object
 from registry.watched import FileProblem, WatchedFile, read_regular
+from registry.x509_failures import UNREADABLE
 
 FILE_BYTES_MAX = 1 << 20
 DOCUMENT_BYTES_MAX = 256 << 10
@@ -88,7 +89,7 @@ def read_certificates(body: bytes) -> tuple[x509.Certificate, ...]:
     """Read certificates in PEM. Raises KeySetInvalid."""
     try:
         return tuple(x509.load_pem_x509_certificates(body))
-    except ValueError:
+    except UNREADABLE:
         raise KeySetInvalid("expected certificates in PEM (-----BEGIN CERTIFICATE-----)") from None
 
 

@@ -1,6 +1,7 @@
 """Outside issuers: their tokens are believed as far as their keys and the configuration say, and no further."""
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -766,6 +767,15 @@ async def test_what_is_no_certificate_is_refused(now: Clock, tmp_path: Path, tex
 
     with pytest.raises(TokenInvalid, match=r"certificates|x5c"):
         await services.verify(token)
+
+
+async def test_a_certificate_of_an_unknown_version_is_refused(now: Clock, tmp_path: Path) -> None:
+    root = certify("root", is_authority=True)
+    other = base64.b64decode(root.x5c).replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), 1)
+    token = Issuer(now=now.now).token(es256(), header={"x5c": [base64.b64encode(other).decode()]})
+
+    with pytest.raises(TokenInvalid, match=r"certificates|x5c"):
+        await service(now, tmp_path, root).verify(token)
 
 
 def usage(*, digital_signature: bool, key_cert_sign: bool) -> x509.KeyUsage:
