@@ -480,6 +480,8 @@ class StagedObject:
             etag = await self._staging.multiparts.copy(self._segments, key)
             self._garbage += [segment.key for segment in self._segments]
             return identity_of(key, etag)
+        if tail := self._turn.record.tail.key:
+            self._garbage.append(tail)
         # From here on nobody may go on with these bytes: they may be the object's at any moment.
         await self._turn.save(self._turn.mine(replace(self._current(), committing=key)))
         self.lose()

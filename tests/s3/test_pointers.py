@@ -77,14 +77,17 @@ async def test_a_blob_is_there_at_once_and_nothing_tells_where_it_lies(
         await reader.close()
 
 
-async def test_it_is_moved_to_its_key_and_nothing_else_is_left(open_driver: OpenDriver) -> None:
+@pytest.mark.parametrize("tail", [0, 11, MIB, PART - 1])
+@pytest.mark.parametrize("cuts", [1, 4])
+async def test_it_is_moved_to_its_key_and_nothing_else_is_left(open_driver: OpenDriver, tail: int, cuts: int) -> None:
     driver = await open_driver(part_bytes=PART)
+    body = BODY[: 2 * PART + tail]
 
-    await push(driver)
+    blob = await push(driver, body, cuts=cuts)
     await moved(driver)
 
-    assert await below(driver, keys.BLOBS) == [BLOB]
-    assert await read_large(driver, BLOB) == BODY
+    assert await below(driver, keys.BLOBS) == [blob]
+    assert await read_large(driver, blob) == body
     assert await below(driver, f"{STAGED}/") == []
 
 
