@@ -6,25 +6,21 @@ then it is looked whether that was right, as pushes and deletes do in turn.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from registry.findings import Finding, Problem
+from registry.findings import Problem
 from registry.indexes import Indexes
-from registry.inspection import Examined, Inspection
+from registry.inspection import Examined
 from registry.names import RepositoryName
-from registry.rechecks import Rechecks
 from registry.referrers import describe
-from registry.scan import Scan, Tally
+from registry.scan import Parts
 from storage import keys
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
-from storage.drivers import Driver
 from storage.places import Kind, Place
 from storage.referrers import ReferrerStore
-from storage.removals import RemovalStore
 from storage.walk import walk
 
 
@@ -39,28 +35,18 @@ class Changes:
 class Adoption:
     """Completes catalog, referrers and blob sources, and takes from them what is gone."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        inspection: Inspection,
-        scan: Scan,
-        rechecks: Rechecks,
-        tally: Tally,
-        *,
-        removals: RemovalStore,
-        survey: Callable[[], AsyncIterator[Finding]],
-    ) -> None:
-        self._driver = driver
-        self._inspection = inspection
-        self._indexes = Indexes(driver, inspection, removals)
-        self._scan = scan
-        self._removals = removals
-        self._rechecks = rechecks
-        self._tally = tally
-        self._survey = survey
-        self._blobs = BlobStore(driver)
-        self._catalog = CatalogStore(driver)
-        self._referrers = ReferrerStore(driver)
+    def __init__(self, parts: Parts) -> None:
+        self._driver = parts.driver
+        self._inspection = parts.inspection
+        self._indexes = Indexes(parts.driver, parts.inspection, parts.removals)
+        self._scan = parts.scan
+        self._removals = parts.removals
+        self._rechecks = parts.rechecks
+        self._tally = parts.tally
+        self._survey = parts.survey
+        self._blobs = BlobStore(parts.driver)
+        self._catalog = CatalogStore(parts.driver)
+        self._referrers = ReferrerStore(parts.driver)
         self.changes = Changes()
 
     async def run(self) -> None:

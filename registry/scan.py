@@ -18,6 +18,7 @@ from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import NotFound, StorageUnavailable
 from storage.places import Kind, Place
+from storage.removals import RemovalStore
 from storage.walk import walk
 
 TOP_MAX = 1000
@@ -50,6 +51,19 @@ class Visitor(Protocol):
     async def revision(self, repository: RepositoryName, digest: Digest, examined: Examined) -> None:
         """A repository holds a manifest, which may have findings."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What adoption and verification are made of, on one store. `survey` yields what no listing shows."""
+
+    driver: Driver
+    inspection: Inspection
+    scan: "Scan"
+    removals: RemovalStore
+    rechecks: Rechecks
+    tally: Tally
+    survey: Callable[[], AsyncIterator[Finding]]
 
 
 class LinkedDigests:

@@ -1,45 +1,31 @@
 """Verification: whether a store keeps its promises, object by object, while it may be in use."""
 
-from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from registry.findings import Finding, Problem, Severity
 from registry.indexes import Indexes
-from registry.inspection import Examined, Inspection
+from registry.inspection import Examined
 from registry.names import RepositoryName
-from registry.rechecks import Rechecks
-from registry.scan import Scan, Tally
+from registry.scan import Parts
 from storage import keys
 from storage.digest import Digest
-from storage.drivers import Driver
 from storage.errors import Corrupt, LayoutUnknown, NotFound
 from storage.layout import LAYOUT
 from storage.places import Kind, Place
-from storage.removals import RemovalStore
 from storage.walk import is_empty, walk
 
 
 class Verification:
     """Looks at everything and changes nothing."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        inspection: Inspection,
-        scan: Scan,
-        rechecks: Rechecks,
-        tally: Tally,
-        *,
-        removals: RemovalStore,
-        survey: Callable[[], AsyncIterator[Finding]],
-    ) -> None:
-        self._driver = driver
-        self._inspection = inspection
-        self._indexes = Indexes(driver, inspection, removals)
-        self._scan = scan
-        self._rechecks = rechecks
-        self._tally = tally
-        self._survey = survey
+    def __init__(self, parts: Parts) -> None:
+        self._driver = parts.driver
+        self._inspection = parts.inspection
+        self._indexes = Indexes(parts.driver, parts.inspection, parts.removals)
+        self._scan = parts.scan
+        self._rechecks = parts.rechecks
+        self._tally = parts.tally
+        self._survey = parts.survey
 
     async def run(self, *, jobs: int) -> None:
         """Verify the whole store, hashing `jobs` blobs at a time, or none if that is 0.

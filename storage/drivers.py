@@ -207,6 +207,22 @@ class StagedWriter(Protocol):
         ...
 
 
+async def read_record(driver: "Driver", writer: StagedWriter, key: str) -> None:
+    """Give a new writer the record of its staged object, read under its lock; if that fails, close it."""
+    try:
+        writer.record = (await driver.get(key, bytes_max=RECORD_BYTES_MAX)).body
+    except BaseException:
+        await writer.close()
+        raise
+
+
+async def nothing_to_move() -> AsyncIterator[Moved]:
+    """Yield nothing: what Driver.compact does where every object lies at its key."""
+    none: tuple[Moved, ...] = ()
+    for moved in none:
+        yield moved
+
+
 class Driver(Protocol):
     """Objects at keys. A key is one or more non-empty components joined by `/`, none of them `.` or `..`.
 

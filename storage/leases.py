@@ -9,7 +9,6 @@ has done meanwhile does no harm because of what the work is: a lease saves doing
 needs a guard is changed by compare-and-swap itself, with the version that was looked at as its fencing token.
 """
 
-import asyncio
 import contextlib
 import json
 import time
@@ -20,12 +19,17 @@ import structlog
 from storage import keys
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, VersionMismatch
+from storage.renewing import renewing
 
 LEASE_SECONDS = 15.0
 RENEW_SECONDS = 5.0
 STORED_BYTES_MAX = 1024
 
 log = structlog.get_logger(__name__)
+
+
+class _LostError(Exception):
+    """Somebody else has taken the lease."""
 
 
 class LeaseStore:
@@ -50,25 +54,23 @@ class LeaseStore:
 
         Work whose lease was lost is cancelled, and counts as not done.
         """
-        version = await self._take(name, rest_seconds)
-        if version is None:
+        taken = await self._take(name, rest_seconds)
+        if taken is None:
             return False
-        doing = asyncio.ensure_future(work())
-        lost = False
+        version: str = taken
+
+        async def renew() -> None:
+            nonlocal version
+            version = await self._renew(name, version)
+
         try:
-            while not (await asyncio.wait([doing], timeout=RENEW_SECONDS))[0]:
-                renewed = await self._renew(name, version)
-                if renewed is None:
-                    lost = True
-                    return False
-                version = renewed
-            await doing
-        finally:
-            if not doing.done():
-                doing.cancel()
-                await asyncio.wait([doing])
-            if not lost:
-                await self._release(name, version)
+            await renewing(work(), renew, RENEW_SECONDS)
+        except _LostError:
+            return False
+        except BaseException:
+            await self._release(name, version)
+            raise
+        await self._release(name, version)
         return True
 
     async def _take(self, name: str, rest_seconds: float) -> str | None:
@@ -89,12 +91,12 @@ class LeaseStore:
                 return await self._driver.replace(key, self._text(self._me), version=found.version)
         return None
 
-    async def _renew(self, name: str, version: str) -> str | None:
+    async def _renew(self, name: str, version: str) -> str:
         try:
             return await self._driver.replace(keys.lease(name), self._text(self._me), version=version)
-        except VersionMismatch:
+        except VersionMismatch as error:
             log.warning("lost a lease", lease=name, reason="it was not renewed in time", remedy="none: another has it")
-            return None
+            raise _LostError from error
         except StorageError:
             return version  # tried again: others see by themselves whether it was too late
 

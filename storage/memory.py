@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from storage.drivers import (
     PIECE_BYTES,
-    RECORD_BYTES_MAX,
     Capabilities,
     Entry,
     Moved,
@@ -18,6 +17,8 @@ from storage.drivers import (
     Stat,
     check_key,
     check_prefix,
+    nothing_to_move,
+    read_record,
 )
 from storage.errors import AlreadyExists, Busy, Corrupt, NotFound, VersionMismatch
 
@@ -131,11 +132,7 @@ class MemoryDriver:
             raise Busy("another writer holds the staged object", key=key)
         writer = MemoryWriter(self, key, staged, record)
         if record:
-            try:
-                writer.record = (await self.get(record, bytes_max=RECORD_BYTES_MAX)).body
-            except BaseException:
-                await writer.close()
-                raise
+            await read_record(self, writer, record)
         return writer
 
     async def sweep(self, *, older_than_seconds: float) -> int:  # noqa: ARG002  # there is nothing of the kind
@@ -149,11 +146,9 @@ class MemoryDriver:
         for key, staged in list(self._staged.items()):
             yield Sized(key, len(staged.body))
 
-    async def compact(self) -> AsyncIterator[Moved]:
+    def compact(self) -> AsyncIterator[Moved]:
         """Yield nothing: every object lies at its key."""
-        none: tuple[Moved, ...] = ()
-        for moved in none:
-            yield moved
+        return nothing_to_move()
 
     async def discard(self, key: str, *, record: str = "") -> None:
         """Drop a staged object and its record, also from under its writer; dropping what is absent is fine."""

@@ -46,10 +46,8 @@ class TagStore:
 
     async def current(self, repository: str, tag: str) -> Digest | None:
         """What the tag points at, or None if that is nothing."""
-        try:
-            return _digest_or_none(await self._current(keys.tag_link(repository, tag)))
-        except (Corrupt, StorageRefused):
-            return None
+        seen = await self.see(repository, tag)
+        return None if seen is None else seen.digest
 
     async def see(self, repository: str, tag: str) -> "SeenTag | None":
         """What the tag points at, for `set`; None if that can't be read."""
@@ -78,7 +76,7 @@ class TagStore:
         capabilities = self._driver.capabilities
         if allow is None and capabilities.looks_cost_calls:
             seen = _NEW  # as most are: a create that fails costs no more than a look
-        before = await self._swap(repository, tag, digest, allow, seen)
+        before = await self._swap(repository, tag, digest, allow or _anything, seen)
         if before == digest and capabilities.durable_at_once:
             return before
         # Not before the tag: what is left of a push that dies would look like a tag to whoever lists folders.
@@ -104,7 +102,7 @@ class TagStore:
         repository: str,
         tag: str,
         digest: Digest,
-        allow: Callable[[Digest | None], None] | None,
+        allow: Callable[[Digest | None], None],
         seen: "SeenTag | None",
     ) -> Digest | None:
         key = keys.tag_link(repository, tag)
@@ -112,12 +110,10 @@ class TagStore:
             seen = seen or await self.see(repository, tag)
             if seen is None:
                 # What can't be read can't be compared: it points at nothing, and is written over.
-                if allow is not None:
-                    allow(None)
+                allow(None)
                 await self._driver.put(key, link_text(digest))
                 return None
-            if allow is not None:
-                allow(seen.digest)
+            allow(seen.digest)
             if seen.digest == digest and self._driver.capabilities.durable_at_once:
                 return digest
             try:
@@ -234,6 +230,10 @@ class TagStore:
         current = await self.current(repository, tag)
         if current is not None:  # set again since
             await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
+
+
+def _anything(_current: Digest | None) -> None:
+    """Refuse nothing."""
 
 
 def _always(_tag: str) -> bool:

@@ -92,7 +92,9 @@ class UploadStore:
         if self._driver.capabilities.staged_in_place:
             started = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
             await self._driver.put(keys.upload_started(repository, upload), started, durable=False)
-        await self._driver.stage(keys.upload_bytes(repository, upload), text=record.to_json(), **_beside(upload))
+        await self._driver.stage(
+            keys.upload_bytes(repository, upload), text=record.to_json(), record=keys.upload_record(upload)
+        )
         return Upload(record, 0)
 
     async def find(self, repository: str, upload: str) -> Upload:
@@ -100,7 +102,9 @@ class UploadStore:
         record = await self.record(repository, upload)
         if record.digest is not None:
             raise NotFound("the upload session has ended", key=keys.upload_record(upload))
-        staged = await self._driver.stat_staged(keys.upload_bytes(repository, upload), **_beside(upload))
+        staged = await self._driver.stat_staged(
+            keys.upload_bytes(repository, upload), record=keys.upload_record(upload)
+        )
         return Upload(record, staged.size)
 
     async def record(self, repository: str, upload: str) -> UploadRecord:
@@ -111,12 +115,13 @@ class UploadStore:
 
     async def write(self, repository: str, upload: str) -> "UploadWriter":
         """Become the session's writer. Raises NotFound, also for another repository's, or Busy if it has one."""
-        staged = await self._driver.open_staged(keys.upload_bytes(repository, upload), **_beside(upload))
+        key = keys.upload_record(upload)
+        staged = await self._driver.open_staged(keys.upload_bytes(repository, upload), record=key)
         try:
             record = self._parse(upload, staged.record)
             _check_repository(record, repository)
             if record.digest is not None:
-                raise NotFound("the upload session has ended", key=keys.upload_record(upload))
+                raise NotFound("the upload session has ended", key=key)
             hashes = await _resume(record, staged)
         except BaseException:
             await staged.close()
@@ -144,7 +149,7 @@ class UploadStore:
         """End a session and drop its bytes, also from under a writer."""
         if self._driver.capabilities.staged_in_place:
             await self._driver.delete(keys.upload_started(repository, upload))
-        await self._driver.discard(keys.upload_bytes(repository, upload), **_beside(upload))
+        await self._driver.discard(keys.upload_bytes(repository, upload), record=keys.upload_record(upload))
 
     async def expire(self, *, idle_seconds: float, lifetime_seconds: float, ended_seconds: float) -> int:
         """Drop sessions that nobody uses any more, and forget ended ones; returns how many."""
@@ -181,7 +186,9 @@ class UploadStore:
         if not await self._is_unused(record, idle_seconds, lifetime_seconds):
             return False
         try:
-            writer = await self._driver.open_staged(keys.upload_bytes(record.repository, upload), **_beside(upload))
+            writer = await self._driver.open_staged(
+                keys.upload_bytes(record.repository, upload), record=keys.upload_record(upload)
+            )
         except Busy:
             return False
         except NotFound:
@@ -202,7 +209,7 @@ class UploadStore:
         used = record.touched
         with contextlib.suppress(NotFound):
             staged = await self._driver.stat_staged(
-                keys.upload_bytes(record.repository, record.id), **_beside(record.id)
+                keys.upload_bytes(record.repository, record.id), record=keys.upload_record(record.id)
             )
             used = max(used, staged.modified)
         now = self._clock()
@@ -290,10 +297,6 @@ class UploadWriter:
         for running in self.hashes:
             for piece in pieces:
                 running.update(piece)
-
-
-def _beside(upload: str) -> dict[str, str]:
-    return {"record": keys.upload_record(upload)}
 
 
 def _check_repository(record: UploadRecord, repository: str) -> None:

@@ -23,15 +23,7 @@ def adopt(data: Data = None, config: Config = None, *, as_json: Json = False, no
 
     async def work() -> int:
         made = parts(settings, report, condemn=True)
-        adoption = Adoption(
-            made.driver,
-            made.inspection,
-            made.scan,
-            made.rechecks,
-            made.tally,
-            removals=made.removals,
-            survey=made.survey,
-        )
+        adoption = Adoption(made)
         try:
             await made.driver.start()
             await check_layout(made.driver)

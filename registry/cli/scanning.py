@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -27,12 +26,11 @@ from registry.findings import Finding, Problem, Severity, printable
 from registry.hashing import Hasher
 from registry.inspection import Inspection
 from registry.rechecks import Rechecks
-from registry.scan import Scan, Tally
+from registry.scan import Parts, Scan, Tally
 from registry.stores import Place as StorePlace
 from registry.stores import open_driver
 from storage import keys
 from storage.blobs import BlobStore
-from storage.drivers import Driver
 from storage.errors import StorageError
 from storage.filesystem.survey import survey
 from storage.places import is_object
@@ -98,19 +96,6 @@ class Report:
 
     def _print_json(self, **fields: object) -> None:
         self.line(json.dumps(fields))
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What both commands are made of, on one store."""
-
-    driver: Driver
-    inspection: Inspection
-    scan: Scan
-    removals: RemovalStore
-    rechecks: Rechecks
-    tally: Tally
-    survey: Callable[[], AsyncIterator[Finding]]
 
 
 def parts(settings: Settings, report: Report, *, condemn: bool) -> Parts:

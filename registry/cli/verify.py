@@ -40,15 +40,7 @@ def verify(
 
     async def work() -> int:
         made = parts(settings, report, condemn=condemn)
-        verification = Verification(
-            made.driver,
-            made.inspection,
-            made.scan,
-            made.rechecks,
-            made.tally,
-            removals=made.removals,
-            survey=made.survey,
-        )
+        verification = Verification(made)
         try:
             if not isinstance(settings.data, Path):
                 await made.driver.start()  # a directory may be one that can't be written to

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 from storage.drivers import (
-    RECORD_BYTES_MAX,
     Capabilities,
     Moved,
     Page,
@@ -19,6 +18,8 @@ from storage.drivers import (
     Stat,
     check_key,
     check_prefix,
+    nothing_to_move,
+    read_record,
 )
 from storage.errors import Corrupt
 from storage.filesystem.failures import reading_failed
@@ -121,12 +122,7 @@ class FileSystemDriver:
         """Become the writer of a staged object. Raises NotFound, or Busy if it has one already."""
         writer = open_staged(self._files, self._threads, check_key(key), record_key=record)
         if record:
-            try:
-                # Read under the lock: another writer may have moved it on until then.
-                writer.record = (await self.get(record, bytes_max=RECORD_BYTES_MAX)).body
-            except BaseException:
-                await writer.close()
-                raise
+            await read_record(self, writer, record)
         return writer
 
     async def sizes(self) -> AsyncIterator[Sized]:
@@ -136,11 +132,9 @@ class FileSystemDriver:
             for key, size in batch:
                 yield Sized(key, size)
 
-    async def compact(self) -> AsyncIterator[Moved]:
+    def compact(self) -> AsyncIterator[Moved]:
         """Yield nothing: every object lies at its key."""
-        none: tuple[Moved, ...] = ()
-        for moved in none:
-            yield moved
+        return nothing_to_move()
 
     async def discard(self, key: str, *, record: str = "") -> None:
         """Drop a staged object, then its record, also from under a writer; dropping what is absent is fine."""

@@ -54,9 +54,8 @@ def open_staged(files: ObjectFiles, threads: Threads, key: str, *, record_key: s
     except BaseException:
         os.close(descriptor)
         raise
-    writer = StagedFile(files, Descriptor(descriptor, threads, key), key, size, hashing=threads.hashing)
-    writer.record_key = record_key
-    return writer
+    locked = Descriptor(descriptor, threads, key)
+    return StagedFile(files, locked, key, size, hashing=threads.hashing, record_key=record_key)
 
 
 class StagedFile:
@@ -67,11 +66,18 @@ class StagedFile:
     """
 
     def __init__(
-        self, files: ObjectFiles, descriptor: Descriptor, key: str, size: int, *, hashing: asyncio.Semaphore
+        self,
+        files: ObjectFiles,
+        descriptor: Descriptor,
+        key: str,
+        size: int,
+        *,
+        hashing: asyncio.Semaphore,
+        record_key: str,
     ) -> None:
         self.size = size
         self.record = b""
-        self.record_key = ""
+        self._record_key = record_key
         self._hashing = hashing
         self._files = files
         self._descriptor = descriptor
@@ -165,7 +171,7 @@ class StagedFile:
                 self._name_durable = True
             self._check(number)
         if record is not None:
-            self._files.put(self.record_key, record, durable=True)
+            self._files.put(self._record_key, record, durable=True)
 
     def _commit(self, number: int, key: str, record: bytes | None) -> str:
         with writing(self._key):
@@ -186,9 +192,9 @@ class StagedFile:
 
     def _end_record(self, record: bytes | None) -> None:
         if record is not None:
-            self._files.put(self.record_key, record, durable=False)
-        elif self.record_key:
-            self._files.delete(self.record_key)
+            self._files.put(self._record_key, record, durable=False)
+        elif self._record_key:
+            self._files.delete(self._record_key)
 
     def _sync_bytes(self, number: int) -> None:
         if self._durable:

@@ -211,7 +211,7 @@ class Bucket:
     ) -> Response:
         """Make one call, repeating it while that may help.
 
-        `finish` is called with the answer in the same thread, and belongs to the attempt.
+        `finish` is called with the answer where the call was made, and belongs to the attempt.
         """
         unsure = False
         attempts = self.settings.attempts_max
@@ -235,7 +235,7 @@ class Bucket:
         raise AssertionError("there is at least one attempt")
 
     async def sign(self, operation: str, key: str, /, *, seconds: int, **parameters: object) -> str:
-        """Make a URL for one call about an object, at the endpoint of clients. Raises StorageRefused."""
+        """Make a URL for one call about an object, at the endpoint of clients. Raises StorageUnavailable."""
         # In a thread: credentials that are about to end are renewed first, by a call to whoever gives them.
         return await self.threads.run(self._sign, operation, {"Key": self.full(key), **parameters}, seconds)
 

@@ -1,8 +1,10 @@
 """The driver: each method of the contract, and the calls that it consists of."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from storage.drivers import Capabilities, Moved, Page, Reader, Sized, SmallObject, Stat, check_key, check_prefix
 from storage.errors import AlreadyExists, Corrupt, NotFound
@@ -26,6 +28,8 @@ from storage.s3.usage import all_sizes
 
 RARE_SECONDS = 5.0
 CALLS_AT_ONCE = 8
+
+Found = TypeVar("Found")
 
 
 class S3Driver:
@@ -78,12 +82,9 @@ class S3Driver:
 
     async def get(self, key: str, *, bytes_max: int) -> SmallObject:
         """Read a small object whole. Raises NotFound, or Corrupt if it is longer than `bytes_max`."""
-        try:
-            return await self._objects.get(check_key(key), bytes_max=bytes_max)
-        except NotFound:
-            if not may_point(key):
-                raise
-        return await self._get_pointed(key, bytes_max)
+        check_key(key)
+        found = await self._follow(key, partial(self._objects.get, key, bytes_max=bytes_max))
+        return await self._get_pointed(key, found, bytes_max) if isinstance(found, Pointer) else found
 
     async def create(self, key: str, body: bytes) -> str:
         """Write a new object and return its version. Raises AlreadyExists."""
@@ -115,27 +116,13 @@ class S3Driver:
 
     async def stat(self, key: str) -> Stat:
         """Tell size and time of an object. Raises NotFound."""
-        try:
-            return await self._objects.stat(check_key(key))
-        except NotFound:
-            if not may_point(key):
-                raise
-        pointer = await self._pointer(key)
-        if pointer is None:
-            return await self._objects.stat(key)  # it may have been moved between the two looks
-        return Stat(pointer.size, pointer.modified, at_key=False)
+        found = await self._follow(check_key(key), partial(self._objects.stat, key))
+        return Stat(found.size, found.modified, at_key=False) if isinstance(found, Pointer) else found
 
     async def open(self, key: str) -> Reader:
         """Open a large object for reading. Raises NotFound."""
-        try:
-            return await open_object(self._objects, check_key(key))
-        except NotFound:
-            if not may_point(key):
-                raise
-        pointer = await self._pointer(key)
-        if pointer is None:
-            return await open_object(self._objects, key)  # it may have been moved between the two looks
-        return SegmentsReader(self._objects, key, pointer.segments, pointer.modified)
+        found = await self._follow(check_key(key), partial(open_object, self._objects, key))
+        return self._segments(key, found) if isinstance(found, Pointer) else found
 
     async def presign(self, key: str, *, seconds: int) -> str | None:
         """Make a URL by which whoever has it reads the object for so many seconds, or until the credentials end."""
@@ -192,15 +179,21 @@ class S3Driver:
         async for moved in compact(self._staging):
             yield moved
 
-    async def _pointer(self, key: str) -> Pointer | None:
+    async def _follow(self, key: str, look: Callable[[], Awaitable[Found]]) -> Found | Pointer:
+        """What a look at the key finds, or the pointer that stands for it. Raises NotFound."""
+        try:
+            return await look()
+        except NotFound:
+            if not may_point(key):
+                raise
         found = await self._pointers.find(key)
-        return found.pointer if found else None
+        return found.pointer if found else await look()  # it may have been moved between the two looks
 
-    async def _get_pointed(self, key: str, bytes_max: int) -> SmallObject:
-        pointer = await self._pointer(key)
-        if pointer is None:
-            return await self._objects.get(key, bytes_max=bytes_max)
+    def _segments(self, key: str, pointer: Pointer) -> SegmentsReader:
+        return SegmentsReader(self._objects, key, pointer.segments, pointer.modified)
+
+    async def _get_pointed(self, key: str, pointer: Pointer, bytes_max: int) -> SmallObject:
         if pointer.size > bytes_max:
             raise Corrupt(f"the object has {pointer.size} bytes, at most {bytes_max} were expected", key=key)
-        reader = SegmentsReader(self._objects, key, pointer.segments, pointer.modified)
+        reader = self._segments(key, pointer)
         return SmallObject(b"".join([piece async for piece in reader.pieces(0, reader.size)]), reader.identity)

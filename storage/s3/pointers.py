@@ -18,6 +18,7 @@ import structlog
 
 from storage import keys
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, VersionMismatch
+from storage.renewing import renewing
 from storage.s3.client import Bucket, etag_of
 from storage.s3.listing import listed
 from storage.s3.multiparts import Multiparts
@@ -120,37 +121,35 @@ class Pointers:
         async for found in listed(self._bucket, keys.POINTERS):
             yield self._bucket.own(found["Key"]).removeprefix(keys.POINTERS)
 
-    async def move(self, key: str, *, idle_seconds: float = 0.0) -> bool:
-        """Copy an object to its key, and drop the pointer and what it led to.
+    async def move(self, key: str, *, idle_seconds: float = 0.0) -> int:
+        """Copy an object to its key, drop the pointer and what it led to, and return how many bytes it has.
 
-        False if there is nothing to do here: no pointer, one that somebody moves now, or one that was written less
+        0 if there is nothing to do here: no pointer, one that somebody moves now, or one that was written less
         than `idle_seconds` ago. Raises NotFound if it leads nowhere.
         """
         found = await self.find(key)
         if found is None or found.age < (LEASE_SECONDS if found.pointer.mover else idle_seconds):
-            return False
-        claimed = replace(found.pointer, mover=secrets.token_hex(8))
+            return 0
+        claimed, version = replace(found.pointer, mover=secrets.token_hex(8)), found.version
+
+        async def claim() -> None:
+            nonlocal version
+            version = await self._objects.replace(keys.pointer(key), claimed.to_bytes(), version=version)
+
         try:
-            version = await self._claim(key, claimed, found.version)
-            copying = asyncio.get_running_loop().create_task(self._multiparts.copy(claimed.segments, key))
-            try:
-                while not (await asyncio.wait([copying], timeout=RENEW_SECONDS))[0]:
-                    version = await self._claim(key, claimed, version)
-                await copying
-            finally:
-                copying.cancel()
-                await asyncio.wait([copying])
+            await claim()
+            await renewing(self._multiparts.copy(claimed.segments, key), claim, RENEW_SECONDS)
             await self._objects.delete_version(keys.pointer(key), version=version)
         except VersionMismatch:
-            return False  # somebody else has taken over, or a new push has written another one
+            return 0  # somebody else has taken over, or a new push has written another one
         except NotFound as error:
-            if await self._is_moved(key):
-                return False
+            if await self.find(key) is None:
+                return 0
             log.error("pointer leads nowhere", key=keys.pointer(key), reason=str(error), remedy="push the blob again")
             raise
         for segment in claimed.segments:
             await self._objects.delete(segment.key)
-        return True
+        return claimed.size
 
     async def drop(self, key: str) -> None:
         """Delete the pointer of an object, and what it leads to."""
@@ -161,12 +160,6 @@ class Pointers:
         await self._objects.delete(keys.pointer(key))
         for segment in found.pointer.segments if found else ():
             await self._objects.delete(segment.key)
-
-    async def _claim(self, key: str, pointer: Pointer, version: str) -> str:
-        return await self._objects.replace(keys.pointer(key), pointer.to_bytes(), version=version)
-
-    async def _is_moved(self, key: str) -> bool:
-        return await self.find(key) is None
 
     async def _leads_somewhere(self, pointer: Pointer) -> bool:
         try:

@@ -7,7 +7,7 @@ HARMLESS = {"ResponseContentType": "application/octet-stream", "ResponseContentD
 
 
 async def presign_object(bucket: Bucket, key: str, *, seconds: int) -> str:
-    """Sign a GET of an object, for the endpoint that clients are sent to. Raises StorageRefused.
+    """Sign a GET of an object, for the endpoint that clients are sent to. Raises StorageUnavailable.
 
     Of the headers Host alone is signed, so that clients may add Range and others. Nothing is asked of the store. The
     URL ends with the credentials that it was signed with, if those end earlier.

@@ -96,16 +96,20 @@ class SegmentsReader:
         end = min(start + length, self.size)
         at = start
         try:
-            async for piece in read_segments(self._objects, self._segments, start, end, observe=observe):
-                at += len(piece)
-                yield piece
+            reading = read_segments(self._objects, self._segments, start, end, observe=observe)
+            async with contextlib.aclosing(reading):
+                async for piece in reading:
+                    at += len(piece)
+                    yield piece
         except Replaced:
             found = await self._objects.head(self._key)
             if int(found["ContentLength"]) != self.size:
                 raise
             version = (self._key, etag_of(found))
-            async for piece in read_range(self._objects, version, at, end, observe=observe):
-                yield piece
+            going_on = read_range(self._objects, version, at, end, observe=observe)
+            async with contextlib.aclosing(going_on):
+                async for piece in going_on:
+                    yield piece
         if start + length > self.size:
             raise Corrupt(f"the object ends {start + length - max(start, self.size)} bytes early", key=self._key)
 

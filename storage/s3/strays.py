@@ -63,7 +63,7 @@ async def move_all(staging: Staging, *, idle_seconds: float = IDLE_SECONDS) -> i
     moved = 0
     async for key in staging.pointers.all():
         try:
-            moved += await staging.pointers.move(key, idle_seconds=idle_seconds)
+            moved += await staging.pointers.move(key, idle_seconds=idle_seconds) > 0
         except StorageError as error:
             log.warning("a blob stays where it was uploaded", key=key, reason=str(error), remedy="see the reason")
     return moved
@@ -76,12 +76,9 @@ async def compact(staging: Staging) -> AsyncIterator[Moved]:
         left = []
         for key in waiting:
             try:
-                found = await staging.pointers.find(key)
-                if found is None:
-                    continue
-                if await staging.pointers.move(key):
-                    yield Moved(key, found.pointer.size)
-                else:
+                if size := await staging.pointers.move(key):
+                    yield Moved(key, size)
+                elif await staging.pointers.find(key) is not None:
                     left.append(key)
             except StorageError as error:
                 yield Moved(key, 0, error)

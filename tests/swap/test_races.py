@@ -14,7 +14,7 @@ from registry.manifests import Manifests, ManifestStores
 from registry.names import RepositoryName, Tag
 from registry.rechecks import Rechecks
 from registry.referrers import Referrers
-from registry.scan import Scan, Tally
+from registry.scan import Parts, Scan, Tally
 from storage import keys
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
@@ -109,7 +109,7 @@ def adoption(driver: Driver, report: Callable[[Finding], None]) -> Adoption:
     tally, rechecks = Tally(), Rechecks(report, pause=at_once)
     looks = inspection(driver)
     scan = Scan(driver, looks, rechecks, tally, clock=time.time)
-    return Adoption(driver, looks, scan, rechecks, tally, removals=removal_store(driver), survey=nothing)
+    return Adoption(Parts(driver, looks, scan, removal_store(driver), rechecks, tally, nothing))
 
 
 def removal_store(driver: Driver) -> RemovalStore:
