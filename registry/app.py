@@ -54,6 +54,7 @@ from registry.referrers import Referrers
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
+from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
@@ -223,7 +224,9 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
     except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
-    blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
+    arrivals = Arrivals(driver)
+    blob_store, manifest_store = BlobStore(driver, arrivals=arrivals), ManifestStore(driver, arrivals=arrivals)
+    catalog_store = CatalogStore(driver)
     removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
     stores = ManifestStores(
         manifest_store,

@@ -25,6 +25,13 @@ SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
 LEASES = f"{OURS}/leases/"
 POINTERS = f"{OURS}/pointers/"
+COLLECTION = f"{OURS}/gc/"
+COLLECTION_RUN = f"{COLLECTION}run"
+"""There, while a garbage collection is under way."""
+COLLECTION_LAST = f"{COLLECTION}last"
+FRESH = f"{COLLECTION}fresh/"
+DELETING = f"{COLLECTION}deleting/"
+COLLECTED = f"{COLLECTION}log/"
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -128,9 +135,14 @@ def catalog_entry(name: str) -> str:
     return f"{CATALOG}{name}{CATALOG_END}"
 
 
+def media_types(name: str) -> str:
+    """All media types that are stored beside manifests of a repository."""
+    return f"{_ours(name)}/_types/"
+
+
 def media_type(name: str, digest: Digest) -> str:
     """The media type of a manifest whose bytes do not tell it."""
-    return f"{_ours(name)}/_types/{digest.algorithm}/{digest.hex}"
+    return f"{media_types(name)}{digest.algorithm}/{digest.hex}"
 
 
 def damaged(canonical: Digest) -> str:
@@ -176,6 +188,31 @@ def tag_removals(name: str, tag: str) -> str:
 def entry_removals(name: str) -> str:
     """Announcements that a repository may be taken from the catalog."""
     return f"{removals(name)}_catalog/"
+
+
+def collection_removals(name: str) -> str:
+    """Announcements that a garbage collection may take any blob or manifest from a repository."""
+    return f"{removals(name)}_collection/"
+
+
+def retry_removals(name: str) -> str:
+    """Announcements of pushes that put right what a garbage collection has taken from under them."""
+    return f"{removals(name)}_again/"
+
+
+def fresh(run: str, kind: str, canonical: Digest) -> str:
+    """A blob or manifest that somebody has come to rely on while a garbage collection is under way."""
+    return f"{FRESH}{run}/{kind}/{canonical.algorithm}-{canonical.hex}"
+
+
+def deleting(low: str, high: str, name: str) -> str:
+    """Announcement that bytes may be deleted: of all digests from `low` to `high`, in hexadecimal digits."""
+    return f"{DELETING}{low}-{high}-{name}"
+
+
+def collected(name: str) -> str:
+    """What a garbage collection has taken, a batch of it."""
+    return f"{COLLECTED}{name}"
 
 
 def lease(name: str) -> str:

@@ -12,6 +12,7 @@ from registry.references import References
 from registry.referrers import Referrers
 from registry.tags import Tags
 from registry.uploads import Body, UploadLimits, Uploads
+from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -47,8 +48,10 @@ class Services:
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
-        self.blob_store = BlobStore(self.driver, clock=self.clock)
-        self.manifest_store, self.tag_store = ManifestStore(self.driver), TagStore(self.driver)
+        self.arrivals = Arrivals(self.driver, clock=self.clock, monotonic=self.clock)
+        self.blob_store = BlobStore(self.driver, clock=self.clock, arrivals=self.arrivals)
+        self.manifest_store = ManifestStore(self.driver, arrivals=self.arrivals)
+        self.tag_store = TagStore(self.driver)
         self.catalog_store = CatalogStore(self.driver, clock=self.clock)
         self.upload_store = UploadStore(self.driver, clock=self.clock)
         referrers = ReferrerStore(self.driver)
