@@ -17,7 +17,9 @@ from storage import keys
 from storage.collected import LINKS
 from storage.digest import Digest
 from storage.errors import StorageError, StorageUnavailable
+from storage.places import Kind
 from storage.runs import Run, RunLost
+from storage.walk import walk
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,7 @@ class Collection:
         self._new_id = new_id
         self._observers = observers
         self._found: list[Marked] = []
+        self._names: set[str] = set()
         self._bytes_kept = ""
 
     async def plan(self) -> Report:
@@ -100,6 +103,7 @@ class Collection:
                 # What was not taken stays linked, so its bytes have to stay.
                 taker.totals.spared |= set(marked.garbage_digests)
                 report.kept[marked.repository] = str(error)
+        await self._forget_names(taker)
         report.taken_manifests, report.taken_layers = taker.totals.manifests, taker.totals.layers
         report.outcome, report.reason = Outcome.DONE.value, ""
         if self._bytes_kept:
@@ -109,6 +113,12 @@ class Collection:
         report.deleted_blobs, report.deleted_bytes = await delete_unlinked(
             self._stores, run, unlinked.found, spared=taker.totals.spared, clock=self._clock
         )
+
+    async def _forget_names(self, taker: Taker) -> None:
+        """Take from the catalog also what an earlier run has left there that died."""
+        async for place in walk(self._driver, keys.CATALOG):
+            if place.kind is Kind.CATALOG and place.repository not in self._names:
+                await taker.leave_catalog(place.repository)
 
     async def _look(self, report: Report, run: Run | None) -> tuple[Marker, Unlinked]:
         """Mark all repositories, then look for bytes that nothing leads to."""
@@ -141,6 +151,7 @@ class Collection:
             linked.add(Digest.parse(digest))
         self._stores.tally.counts["repositories"] += 1
         report.repositories += 1
+        self._names.add(marked.repository)
         report.manifests += marked.manifests
         report.garbage_manifests += len(marked.garbage.nodes)
         report.garbage_layers += len(marked.garbage_layers)

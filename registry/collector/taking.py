@@ -58,7 +58,7 @@ class Taker:
             await self._forget_tagged(marked.repository, taken)
         for start in range(0, len(marked.garbage_layers), BATCH):
             await self._layers(marked, marked.garbage_layers[start : start + BATCH])
-        await self._leave_catalog(marked.repository)
+        await self.leave_catalog(marked.repository)
 
     async def _manifests(self, marked: Marked, batch: Sequence[str]) -> set[str]:
         repository, nodes = marked.repository, marked.garbage.nodes
@@ -175,7 +175,7 @@ class Taker:
                 if current is not None and current == place.digest:
                     await self._driver.put(place.key, link_text(current))
 
-    async def _leave_catalog(self, repository: str) -> None:
+    async def leave_catalog(self, repository: str) -> None:
         """Take a repository of which nothing is left from the catalog."""
         if not await self._is_gone(repository) or not await self._stores.catalog.has(repository):
             return

@@ -16,7 +16,7 @@ from tests.stores import Clock, Power
 
 DIRECTORY = Capabilities()
 BUCKET = Capabilities(folders_hold_objects=True, durable_at_once=True, looks_cost_calls=True, rare_seconds=5.0)
-STEPS_MAX = 5000
+STEPS_MAX = 20_000
 WAITED_SECONDS = 1.0
 """By how much the clock goes on when everybody waits."""
 
@@ -127,6 +127,7 @@ class Schedule:
         stickiness = self.chance.choice([0.03, 0.1, 0.25, 0.5])
         current: Actor | None = None
         for _step in range(STEPS_MAX):
+            self.between()
             going = [actor for actor in self.actors if not actor.done]
             if not going:
                 return
@@ -144,6 +145,9 @@ class Schedule:
                 # Who waits looks again after a while.
                 actor.waits = actor.waits and self.chance.random() < 0.7
         raise AssertionError(f"it never ends: {[actor.name for actor in self.actors if not actor.done]}")
+
+    def between(self) -> None:
+        """Do something between two steps: nothing."""
 
     def _go_on(self, actor: Actor) -> None:
         self.driver.actor = actor

@@ -54,7 +54,7 @@ class Services:
         self.tag_store = TagStore(self.driver)
         self.catalog_store = CatalogStore(self.driver, clock=self.clock)
         self.upload_store = UploadStore(self.driver, clock=self.clock)
-        referrers = ReferrerStore(self.driver)
+        self.referrer_store = referrers = ReferrerStore(self.driver)
         self.removals = RemovalStore(self.driver, clock=self.clock, new_id=lambda: f"removal-{next(_ids)}")
         self.uploads = Uploads(
             self.upload_store,
