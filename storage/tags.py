@@ -253,15 +253,24 @@ class TagStore:
             return None
 
     async def _forget(self, repository: str, tag: str) -> None:
+        for _attempt in range(SWAP_ATTEMPTS_MAX):
+            await self._empty_index(repository, tag)
+            current = await self.current(repository, tag)
+            if current is None:
+                return
+            # Set again since. What is put back here a second deletion may have missed: so look once more.
+            await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
+            if await self.current(repository, tag) == current:
+                return
+        raise StorageUnavailable("the tag is being changed by too many at once", key=keys.tag_link(repository, tag))
+
+    async def _empty_index(self, repository: str, tag: str) -> None:
         while True:
             page = await self._driver.list(keys.tag_index(repository, tag), limit=LIST_PAGE)
             for entry in page.entries:
                 await self._driver.delete(entry.key)
             if not page.more:
-                break
-        current = await self.current(repository, tag)
-        if current is not None:  # set again since
-            await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
+                return
 
 
 def _anything(_current: Digest | None) -> None:
