@@ -16,6 +16,7 @@ from registry.api.auditing import Auditor
 from registry.api.blobs import BlobEndpoints
 from registry.api.errors import render
 from registry.api.forwarding import client_address, forwarded_prefix
+from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.redirects import Redirects
@@ -46,6 +47,7 @@ from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
 from registry.config import Auth, Settings
 from registry.errors import NotThere
+from registry.histories import Histories
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
@@ -264,6 +266,9 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
+        ),
+        HistoryEndpoints(
+            Histories(history, manifests, manifest_store, calls_at_once=driver.capabilities.calls_at_once), auditor
         ),
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {

@@ -3,6 +3,9 @@
 A repository's name may hold any word that routes use (`team/blobs/uploads` is a name), so a path is matched
 from its right end, on the bytes as they were sent: whatever a proxy or framework decodes first could make
 routing, policy and storage see different names.
+
+What is no part of the specification stands below `_pierhead`, which no component of a name can be. Discovery tells of
+it, see registry/api/extensions.py.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,6 +14,7 @@ from enum import Enum
 from urllib.parse import unquote_to_bytes
 
 from registry.api.blobs import BlobEndpoints
+from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.requests import Request
@@ -35,6 +39,9 @@ class Shape(Enum):
     MANIFEST = "<name>/manifests/<reference>"
     UPLOADS = "<name>/blobs/uploads/"
     UPLOAD = "<name>/blobs/uploads/<id>"
+    TAG_HISTORY = "<name>/_pierhead/tags/<tag>/history"
+    TAG_ROLLBACK = "<name>/_pierhead/tags/<tag>/rollback"
+    TAG_RESTORATION = "<name>/_pierhead/tags/<tag>/restore"
     TOKEN = "/token"  # noqa: S105  # no password
     """Beside `/v2/`, and in no line of the table."""
 
@@ -69,7 +76,11 @@ class Target:
 
 
 def routes(
-    listings: ListingEndpoints, blobs: BlobEndpoints, uploads: UploadEndpoints, manifests: ManifestEndpoints
+    listings: ListingEndpoints,
+    blobs: BlobEndpoints,
+    uploads: UploadEndpoints,
+    manifests: ManifestEndpoints,
+    histories: HistoryEndpoints,
 ) -> Sequence[Route]:
     """Every endpoint; HEAD is answered as GET is, without the body, unless it has a line of its own."""
     return (
@@ -90,6 +101,9 @@ def routes(
         Route("PUT", Shape.UPLOAD, Action.PUSH, uploads.finish),
         Route("GET", Shape.UPLOAD, Action.PUSH, uploads.get),
         Route("DELETE", Shape.UPLOAD, Action.PUSH, uploads.cancel),
+        Route("GET", Shape.TAG_HISTORY, Action.PULL, histories.history),
+        Route("POST", Shape.TAG_ROLLBACK, Action.PUSH, histories.rollback),
+        Route("POST", Shape.TAG_RESTORATION, Action.PUSH, histories.restore),
     )
 
 
@@ -116,9 +130,10 @@ class Router:
 
 def parse_path(path: str) -> Target:
     """Parse what follows `/v2/`, undecoded. Raises NameInvalid, or NotThere if it has no known shape."""
-    parts = path.split("/")
-    if "%" in path:
-        parts = [_decoded(part) for part in parts]
+    parts = _parts(path)
+    # First: a tag may have a name that the lines below know.
+    if "_pierhead" in parts and (target := _extended(parts)) is not None:
+        return target
     match parts:
         case [""]:
             return Target(Shape.PING)
@@ -141,6 +156,23 @@ def parse_path(path: str) -> Target:
         case [*name, "referrers", digest]:
             return Target(Shape.REFERRERS, _name(name), digest)
     raise NotThere("there is nothing at this address: the API is below /v2/")
+
+
+def _parts(path: str) -> list[str]:
+    parts = path.split("/")
+    return [_decoded(part) for part in parts] if "%" in path else parts
+
+
+def _extended(parts: Sequence[str]) -> Target | None:
+    """What has a shape below `_pierhead`; a tag or an upload may be called so as well."""
+    match parts:
+        case [*name, "_pierhead", "tags", tag, "history"]:
+            return Target(Shape.TAG_HISTORY, _name(name), tag)
+        case [*name, "_pierhead", "tags", tag, "rollback"]:
+            return Target(Shape.TAG_ROLLBACK, _name(name), tag)
+        case [*name, "_pierhead", "tags", tag, "restore"]:
+            return Target(Shape.TAG_RESTORATION, _name(name), tag)
+    return None
 
 
 def _name(parts: Sequence[str]) -> RepositoryName:

@@ -38,6 +38,8 @@ class EventKind(Enum):
     TAG_CREATED = "tag-created"
     TAG_MOVED = "tag-moved"
     TAG_DELETED = "tag-deleted"
+    TAG_ROLLED_BACK = "tag-rolled-back"
+    TAG_RESTORED = "tag-restored"
     MANIFEST_DELETED = "manifest-deleted"
     BLOB_DELETED = "blob-deleted"
     MOUNT = "mount"
