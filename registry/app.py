@@ -46,6 +46,7 @@ from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
 from registry.config import Auth, Settings
 from registry.errors import NotThere
+from registry.immutability import Immutability
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
@@ -247,7 +248,13 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ),
         new_id=_new_id,
     )
-    manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
+    manifests = Manifests(
+        stores,
+        opaque_types=settings.manifest_types,
+        sparse=settings.sparse,
+        delete=settings.delete,
+        immutability=Immutability(settings.immutable),
+    )
     table = routes(
         ListingEndpoints(
             Tags(stores.tags, removals, manifest_store, catalog_store),

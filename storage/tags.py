@@ -128,10 +128,18 @@ class TagStore:
             return seen.digest
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
 
-    async def delete(self, repository: str, tag: str, *, only: Digest | None = None) -> Digest | None:
+    async def delete(
+        self,
+        repository: str,
+        tag: str,
+        *,
+        only: Digest | None = None,
+        allow: Callable[[Digest | None], None] | None = None,
+    ) -> Digest | None:
         """Delete the tag, if `only` is given just while it points there; returns where it pointed.
 
-        A damaged tag, which points at nothing, is deleted as well. Raises NotFound if there is no such tag.
+        `allow` is asked with that and may raise to refuse, in one step with the deletion as in `set`. A damaged tag,
+        which points at nothing, is deleted as well. Raises NotFound if there is no such tag.
         """
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
@@ -140,6 +148,7 @@ class TagStore:
             except Corrupt:
                 if only is not None:
                     raise
+                (allow or _anything)(None)
                 await self._driver.delete(key)
                 await self._forget(repository, tag)
                 return None
@@ -150,6 +159,7 @@ class TagStore:
                 raise
             if only is not None and digest != only:
                 raise NotFound("the tag points elsewhere", key=key)
+            (allow or _anything)(digest)
             try:
                 await self._driver.delete_version(key, version=version)
             except VersionMismatch:

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from registry.blobs import Blobs
 from registry.catalog import Catalog
+from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores, Pushed
 from registry.names import Reference, RepositoryName, Tag
 from registry.references import References
 from registry.referrers import Referrers
+from registry.tag_rules import ImmutableTags
 from registry.tags import Tags
 from registry.uploads import Body, UploadLimits, Uploads
 from storage.blobs import BlobStore
@@ -44,6 +46,7 @@ class Services:
         delete: bool = True,
         sparse: bool = False,
         opaque_types: Sequence[str] = (),
+        immutable: Sequence[ImmutableTags] = (),
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
@@ -67,6 +70,7 @@ class Services:
             opaque_types=opaque_types,
             sparse=sparse,
             delete=delete,
+            immutability=Immutability(immutable),
         )
         self.references = References(self.manifest_store)
         self.blobs = Blobs(self.blob_store, self.removals, self.references, delete=delete)
