@@ -248,11 +248,30 @@ class Manifests:
                 await self._immutable.refuse(repository, digest, seen=read)
                 removal.check_time()
             await self._untag(repository, digest, changes)
-            await stores.manifests.unlink(repository, digest)
-            changes.deleted = digest
-            if subject is not None:
-                await self._unlist(repository, subject, digest)
-            await self._untag_if_gone(repository, digest, changes)  # what a push has set since, see put
+            await self._take(repository, digest, subject, changes)
+
+    async def take(self, repository: RepositoryName, digest: Digest, *, changes: Changes) -> None:
+        """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine."""
+        subject: Digest | None = None
+        with contextlib.suppress(NotFound):
+            try:
+                canonical = await self._stores.manifests.resolve(repository, digest)
+                subject = _subject((await self._stores.manifests.read(digest, canonical)).body)
+            except Corrupt:
+                pass
+            await self._take(repository, digest, subject, changes)
+
+    async def _take(self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes) -> None:
+        await self._stores.manifests.unlink(repository, digest)
+        changes.deleted = digest
+        if subject is not None:
+            await self._unlist(repository, subject, digest)
+        await self._untag_if_gone(repository, digest, changes)  # what a push has set since, see put
+
+    async def forget_referrer(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
+        """Delete an entry among the referrers, unless its manifest is there."""
+        if not await self._stores.manifests.exists(repository, digest):
+            await self._unlist(repository, subject, digest)
 
     async def _delete_leftovers(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
         """Take what a deletion has left that was cut off after the manifest was gone: its client asks again."""

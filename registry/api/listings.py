@@ -82,8 +82,10 @@ class ListingEndpoints:
                 _extension("_catalog", "the names of all repositories", f"{root}_catalog"),
             ]
         else:
+            below = f"{root}{request.repository}/"
             extensions = [
-                _extension("_oci", "which extensions there are", f"{root}{request.repository}/_oci/ext/discover")
+                _extension("_oci", "which extensions there are", f"{below}_oci/ext/discover"),
+                _extension("_pierhead", "DELETE: the whole repository", f"{below}_pierhead/repository"),
             ]
         return json_response({"extensions": extensions})
 

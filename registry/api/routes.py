@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from registry.api.blobs import BlobEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
+from registry.api.repositories import RepositoryEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
 from registry.api.uploads import UploadEndpoints
@@ -35,6 +36,7 @@ class Shape(Enum):
     MANIFEST = "<name>/manifests/<reference>"
     UPLOADS = "<name>/blobs/uploads/"
     UPLOAD = "<name>/blobs/uploads/<id>"
+    REPOSITORY = "<name>/_pierhead/repository"
     TOKEN = "/token"  # noqa: S105  # no password
     """Beside `/v2/`, and in no line of the table."""
 
@@ -69,7 +71,11 @@ class Target:
 
 
 def routes(
-    listings: ListingEndpoints, blobs: BlobEndpoints, uploads: UploadEndpoints, manifests: ManifestEndpoints
+    listings: ListingEndpoints,
+    blobs: BlobEndpoints,
+    uploads: UploadEndpoints,
+    manifests: ManifestEndpoints,
+    repositories: RepositoryEndpoints,
 ) -> Sequence[Route]:
     """Every endpoint; HEAD is answered as GET is, without the body, unless it has a line of its own."""
     return (
@@ -90,6 +96,7 @@ def routes(
         Route("PUT", Shape.UPLOAD, Action.PUSH, uploads.finish),
         Route("GET", Shape.UPLOAD, Action.PUSH, uploads.get),
         Route("DELETE", Shape.UPLOAD, Action.PUSH, uploads.cancel),
+        Route("DELETE", Shape.REPOSITORY, Action.DELETE, repositories.delete),
     )
 
 
@@ -140,6 +147,13 @@ def parse_path(path: str) -> Target:
             return Target(Shape.MANIFEST, _name(name), reference)
         case [*name, "referrers", digest]:
             return Target(Shape.REFERRERS, _name(name), digest)
+    return _parse_extension(parts)
+
+
+def _parse_extension(parts: Sequence[str]) -> Target:
+    match parts:
+        case [*name, "_pierhead", "repository"]:
+            return Target(Shape.REPOSITORY, _name(name))
     raise NotThere("there is nothing at this address: the API is below /v2/")
 
 

@@ -116,7 +116,7 @@ class Schedule:
 
     def worker(self) -> Services:
         """Return another worker on the store, whose waits are turns."""
-        services = Services(self.driver, clock=self.clock, immutable=self.immutable)
+        services = Services(self.driver, clock=self.clock, immutable=self.immutable, pause=_pause)
         services.removals._pause = _pause
         return services
 
