@@ -61,6 +61,7 @@ from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
 from storage.errors import Corrupt
+from storage.history import HistoryStore
 from storage.layout import check_layout, is_unadopted
 from storage.leases import LeaseStore
 from storage.manifests import ManifestStore
@@ -313,7 +314,7 @@ def _stores(driver: Driver) -> ManifestStores:
     return ManifestStores(
         ManifestStore(driver),
         BlobStore(driver),
-        TagStore(driver),
+        TagStore(driver, HistoryStore(driver, time.time, _new_id)),
         ReferrerStore(driver),
         CatalogStore(driver),
         RemovalStore(driver, clock=time.time, new_id=_new_id),

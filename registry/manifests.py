@@ -27,13 +27,15 @@ from storage.errors import AlreadyExists, Corrupt, NotFound, StorageUnavailable
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.removals import TRUSTED_SECONDS, Recent, RemovalStore
-from storage.tags import SeenTag, TagStore
+from storage.tags import DELETED, SeenTag, TagStore
+from storage.timelines import PUSHED, Cause, Why
 from storage.together import together
 
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
 PUBLISH_ATTEMPTS_MAX = 20
 KNOWN_SECONDS = 0.9 * TRUSTED_SECONDS
+OBSERVED = Cause("", Why.OBSERVED)
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
 
 
@@ -129,12 +131,15 @@ class Manifests:
         tags: Sequence[Tag] = (),
         allow: Callable[[Digest | None, Digest], None] | None = None,
         changes: Changes | None = None,
+        cause: Cause = PUSHED,
     ) -> Pushed:
         """Take a manifest (distribution-spec end-7a, end-7b) and set `tags`, or the tag that `reference` is.
 
         `allow`, if given, is asked with what each tag points at and will point at, before anything is stored and
-        again in the step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid,
-        ManifestBlobUnknown, Denied for an immutable tag that points elsewhere, and what `allow` raises.
+        again in the step that moves the tag, and may refuse. `cause` is what the history of the tags is told.
+
+        Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, Denied for an immutable tag that points elsewhere,
+        and what `allow` raises.
         """
         changes = changes or Changes()
         digest = _digest_of(reference, body)
@@ -152,7 +157,7 @@ class Manifests:
         looked = await self._require(repository, document)
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
-        await self._tag(repository, digest, asks, seen=seen, changes=changes)
+        await self._tag(repository, digest, asks, seen=seen, changes=changes, cause=cause)
         subject = document.subject.digest if document.subject else None
         return Pushed(digest, subject, None if document.is_named else UNNAMED)
 
@@ -164,13 +169,14 @@ class Manifests:
         *,
         seen: Mapping[Tag, SeenTag | None],
         changes: Changes,
+        cause: Cause,
     ) -> None:
         """Set tags, each with whom to ask, and look whether they or the manifest were deleted meanwhile."""
         stores, began = self._stores, self._stores.removals.now()
         if not wanted:
             return
         for tag, ask in wanted.items():
-            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag))
+            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag), cause=cause)
             changes.tagged.append((tag, before))
         # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
         # whether it has announced itself. One of the two sees the other, and it is as if the deletion had come
@@ -182,7 +188,7 @@ class Manifests:
         if recent.touches_manifest(digest):
             # The wait is for deletions that are killed in the middle.
             await stores.removals.wait_for_manifest(repository, digest)
-            await self._untag_if_gone(repository, digest, changes)
+            await self._untag_if_gone(repository, digest, changes, _deleted_by(cause))
             for tag in wanted:
                 if self._immutability.rule(repository, tag) and await stores.tags.current(repository, tag) != digest:
                     # Acknowledged, an immutable tag would be gone at once: the deletion looked before it was set.
@@ -199,24 +205,27 @@ class Manifests:
         *,
         force: bool = False,
         changes: Changes | None = None,
+        cause: Cause = DELETED,
     ) -> None:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
 
-        Raises ManifestUnknown; Unsupported where deletion is switched off; Denied for an immutable tag and what such a
-        tag needs, unless forced.
+        `cause` is what the history of the tags is told. Raises ManifestUnknown; Unsupported where deletion is switched
+        off; Denied for an immutable tag and what such a tag needs, unless forced.
         """
         if not self._delete and not force:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
         changes = changes or Changes()
         try:
             if isinstance(reference, Digest):
-                await self._delete_manifest(repository, reference, changes, force=force)
+                await self._delete_manifest(repository, reference, changes, cause, force=force)
             else:
-                await self._delete_tag(repository, reference, changes, force=force)
+                await self._delete_tag(repository, reference, changes, cause, force=force)
         except NotFound as error:
             raise _unknown(error) from error
 
-    async def _delete_tag(self, repository: RepositoryName, tag: Tag, changes: Changes, *, force: bool) -> None:
+    async def _delete_tag(
+        self, repository: RepositoryName, tag: Tag, changes: Changes, cause: Cause, *, force: bool
+    ) -> None:
         allow = None if force else self._immutability.on_delete(repository, tag)
         if allow is not None:
             # Ahead of the announcement, which pushes would look at for nothing.
@@ -224,11 +233,11 @@ class Manifests:
             if seen is None or seen.link is not None:
                 allow(None if seen is None else seen.digest)
         async with self._stores.removals.of_tag(repository, tag):
-            before = await self._stores.tags.delete(repository, tag, allow=allow)
+            before = await self._stores.tags.delete(repository, tag, allow=allow, cause=cause)
         changes.untagged.append((tag, before))
 
     async def _delete_manifest(
-        self, repository: RepositoryName, digest: Digest, changes: Changes, *, force: bool
+        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause, *, force: bool
     ) -> None:
         stores, read = self._stores, set[str]()
         if not force:
@@ -240,17 +249,17 @@ class Manifests:
         except Corrupt:
             pass  # what is damaged can still be deleted
         except NotFound:
-            await self._delete_leftovers(repository, digest, changes)
+            await self._delete_leftovers(repository, digest, changes, cause)
             raise
         async with stores.removals.of_manifest(repository, digest) as removal:
             if not force and self._immutability.covers_any_of(repository):
                 # An immutable tag may have been set since. Either its push finds this announcement, or this finds it.
                 await self._immutable.refuse(repository, digest, seen=read)
                 removal.check_time()
-            await self._untag(repository, digest, changes)
-            await self._take(repository, digest, subject, changes)
+            await self._untag(repository, digest, changes, cause)
+            await self._take(repository, digest, subject, changes, cause)
 
-    async def take(self, repository: RepositoryName, digest: Digest, *, changes: Changes) -> None:
+    async def take(self, repository: RepositoryName, digest: Digest, *, changes: Changes, cause: Cause) -> None:
         """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine."""
         subject: Digest | None = None
         with contextlib.suppress(NotFound):
@@ -259,25 +268,29 @@ class Manifests:
                 subject = _subject((await self._stores.manifests.read(digest, canonical)).body)
             except Corrupt:
                 pass
-            await self._take(repository, digest, subject, changes)
+            await self._take(repository, digest, subject, changes, cause)
 
-    async def _take(self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes) -> None:
+    async def _take(
+        self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes, cause: Cause
+    ) -> None:
         await self._stores.manifests.unlink(repository, digest)
         changes.deleted = digest
         if subject is not None:
             await self._unlist(repository, subject, digest)
-        await self._untag_if_gone(repository, digest, changes)  # what a push has set since, see put
+        await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
 
     async def forget_referrer(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
         """Delete an entry among the referrers, unless its manifest is there."""
         if not await self._stores.manifests.exists(repository, digest):
             await self._unlist(repository, subject, digest)
 
-    async def _delete_leftovers(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+    async def _delete_leftovers(
+        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause
+    ) -> None:
         """Take what a deletion has left that was cut off after the manifest was gone: its client asks again."""
         stores = self._stores
         async with stores.removals.of_manifest(repository, digest):
-            await self._untag_if_gone(repository, digest, changes)
+            await self._untag_if_gone(repository, digest, changes, cause)
             # Where the bytes of others lie was told by the link.
             if digest.algorithm != SHA256 or await stores.manifests.exists(repository, digest):
                 return
@@ -300,18 +313,18 @@ class Manifests:
             if await self._stores.manifests.exists(repository, digest):
                 return
 
-    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause) -> None:
         if await self._stores.manifests.exists(repository, digest):
             return
-        taken = await self._untag(repository, digest, changes)
+        taken = await self._untag(repository, digest, changes, cause)
         if taken and await self._stores.manifests.exists(repository, digest):
             # Pushed again since: these may be the tags of that push, which has found its manifest there.
             for tag in taken:
                 with contextlib.suppress(AlreadyExists):
-                    await self._stores.tags.set(repository, tag, digest, allow=_nothing)
+                    await self._stores.tags.set(repository, tag, digest, allow=_nothing, cause=OBSERVED)
                     await self._stores.tags.mend(repository, tag, digest)
 
-    async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes) -> list[str]:
+    async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause) -> list[str]:
         """Delete the tags that point at a manifest, and tell which they were."""
         tags, taken = self._stores.tags, []
         for tag in await tags.names(repository):
@@ -319,7 +332,7 @@ class Manifests:
                 if await tags.get(repository, tag) != digest:
                     continue
                 async with self._stores.removals.of_tag(repository, tag):
-                    await tags.delete(repository, tag, only=digest)
+                    await tags.delete(repository, tag, only=digest, cause=cause)
             except NotFound:
                 continue  # damaged, deleted or moved since: not ours to take
             taken.append(tag)
@@ -391,7 +404,7 @@ class Manifests:
                 if document.subject is not None:
                     await self._unlist(repository, document.subject.digest, digest)
                 # A push that has found the manifest before may have set a tag since.
-                await self._untag_if_gone(repository, digest, Changes())
+                await self._untag_if_gone(repository, digest, Changes(), DELETED)
                 raise
 
     async def _require(self, repository: RepositoryName, document: Document) -> float:
@@ -525,6 +538,11 @@ def _both(
             rule(current)
 
     return ask
+
+
+def _deleted_by(cause: Cause) -> Cause:
+    """Who takes a tag back because a deletion of the manifest came in between."""
+    return Cause(cause.who, Why.DELETE)
 
 
 def _nothing(current: Digest | None) -> None:

@@ -23,10 +23,13 @@ from storage.errors import NotFound
 from storage.manifests import ManifestStore
 from storage.removals import Removal
 from storage.repositories import RepositoryStore
+from storage.tags import DELETED
+from storage.timelines import Cause
 from storage.together import together
 from storage.uploads import UploadStore
 
 PAGE = 1000
+ENTRY_ATTEMPTS_MAX = 20
 PAUSE_SECONDS = 0.05
 """Between two batches: pushes that wait for an announcement to end get a turn."""
 
@@ -85,9 +88,16 @@ class Repositories:
         self._pause = pause
 
     async def delete(
-        self, repository: RepositoryName, *, force: bool = False, deleted: Deleted | None = None
+        self,
+        repository: RepositoryName,
+        *,
+        force: bool = False,
+        deleted: Deleted | None = None,
+        cause: Cause = DELETED,
     ) -> Deleted:
         """Delete everything that is in a repository now, and return what that was; `deleted` is told as it happens.
+
+        The history of its tags goes with them, but for tags that are set meanwhile: it is told `cause`.
 
         Raises NameUnknown; Unsupported where deletion is switched off, and Denied if the repository has an immutable
         tag, unless forced. Bytes that other repositories link to stay, as all bytes do until they are collected.
@@ -99,15 +109,22 @@ class Repositories:
             raise NameUnknown("there is no such repository")
         if not force:
             await self._refuse_immutable(repository)
-        await self._take_tags(repository, deleted, force=force)
+        await self._take_tags(repository, deleted, cause, force=force)
         contents = _Contents(
-            self._stores, self._manifests, self._contents, repository, deleted=deleted, pause=self._pause
+            self._stores,
+            self._manifests,
+            self._contents,
+            repository,
+            deleted=deleted,
+            cause=cause,
+            pause=self._pause,
         )
         await contents.take_manifests()
         await self._take_uploads(repository, deleted)
         await contents.take_blobs()
         await self._take_leftovers(repository)
         await self._take_entry(repository)
+        await self._contents.tidy(repository)
         deleted.is_gone = not await self._contents.holds_content(repository)
         return deleted
 
@@ -136,10 +153,10 @@ class Repositories:
             if refuse is not None and (seen is None or seen.link is not None):
                 refuse(None if seen is None else seen.digest)
 
-    async def _take_tags(self, repository: RepositoryName, deleted: Deleted, *, force: bool) -> None:
+    async def _take_tags(self, repository: RepositoryName, deleted: Deleted, cause: Cause, *, force: bool) -> None:
         async def take(tag: str) -> None:
             try:
-                await self._manifests.delete(repository, Tag(tag), force=force)
+                await self._manifests.delete(repository, Tag(tag), force=force, cause=cause)
                 deleted.tags += 1
             except (ManifestUnknown, Denied):
                 pass  # gone, or an immutable one that was set since
@@ -170,9 +187,14 @@ class Repositories:
             # saw earlier. Whatever it saw, the manifest is there by now.
             if await self._contents.holds_manifests(repository):
                 return
-            await self._stores.catalog.remove(repository)
-            if await self._contents.holds_manifests(repository):
+            for _attempt in range(ENTRY_ATTEMPTS_MAX):
+                await self._stores.catalog.remove(repository)
+                if not await self._contents.holds_manifests(repository):
+                    return
                 await self._stores.catalog.add(repository)
+                # Another deletion may have taken the manifest, and the entry before it was put back.
+                if await self._contents.holds_manifests(repository):
+                    return
 
 
 class _Contents:
@@ -186,8 +208,10 @@ class _Contents:
         repository: RepositoryName,
         *,
         deleted: Deleted,
+        cause: Cause,
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
+        self._cause = cause
         self._stores = stores
         self._manifests = manifests
         self._contents = contents
@@ -295,7 +319,7 @@ class _Contents:
         with contextlib.suppress(NotFound):
             canonical = await self._stores.manifests.resolve(self._repository, digest)
         changes = Changes()
-        await self._manifests.take(self._repository, digest, changes=changes)
+        await self._manifests.take(self._repository, digest, changes=changes, cause=self._cause)
         self._deleted.manifests += changes.deleted is not None
         return canonical
 

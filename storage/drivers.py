@@ -70,6 +70,9 @@ class Capabilities:
     calls_at_once: int = 1
     """So many calls for one request are worth making at the same time."""
 
+    writes_at_once: int = 1
+    """So many writes for one request take together as long as one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:
@@ -319,6 +322,13 @@ class Driver(Protocol):
 
     async def discard(self, key: str, *, record: str = "") -> None:
         """Drop a staged object and its record, also from under its writer; dropping what is absent is fine."""
+        ...
+
+    async def tidy(self, prefix: str) -> None:
+        """Remove the folders below a prefix that hold nothing, and it itself, where there are such things as folders.
+
+        For whoever has deleted everything there; what is written meanwhile makes its folders anew.
+        """
         ...
 
     async def sweep(self, *, older_than_seconds: float) -> int:

@@ -89,6 +89,11 @@ class RepositoryStore:
                 if place.kind in {Kind.STRAY, Kind.TEMPORARY}:
                     await self._driver.delete(place.key)
 
+    async def tidy(self, repository: str) -> None:
+        """Remove empty folders, by which distribution takes it for a repository."""
+        for prefix in (keys.uploads(repository), keys.manifests(repository), keys.layers(repository)):
+            await self._driver.tidy(prefix)
+
     async def _is_there(self, key: str) -> bool:
         try:
             await self._driver.stat(key)

@@ -5,6 +5,7 @@ from registry.api.requests import Request
 from registry.api.responses import Response, json_response
 from registry.audit.events import EventKind
 from registry.repositories import Deleted, Repositories
+from storage.timelines import Cause, Why
 
 
 class RepositoryEndpoints:
@@ -18,7 +19,8 @@ class RepositoryEndpoints:
         """Not of OCI: everything that is in the repository, tags, manifests, links to blobs and open uploads."""
         deleted = Deleted()
         try:
-            await self._repositories.delete(request.repository, deleted=deleted)
+            cause = Cause(str(request.caller.identity), Why.DELETE)
+            await self._repositories.delete(request.repository, deleted=deleted, cause=cause)
         finally:
             if deleted.is_gone or any(deleted.counts().values()):
                 await self._auditor.record(request, EventKind.REPOSITORY_DELETED, detail=deleted.told())

@@ -22,6 +22,7 @@ from registry.names import Reference, RepositoryName, parse_digest, parse_name, 
 from registry.repositories import Deleted, Repositories, Summary
 from registry.stores import open_driver
 from storage.layout import check_layout
+from storage.timelines import Cause, Why
 
 REFUSED = 1
 
@@ -109,13 +110,12 @@ def parse_target(text: str) -> tuple[RepositoryName, Reference | None]:
 async def _delete_repository(
     repositories: Repositories, name: RepositoryName, record: Record, *, operator: str, force: bool
 ) -> int:
-    deleted = Deleted()
+    deleted, actor = Deleted(), f"operator:{operator}"
     try:
-        await repositories.delete(name, force=force, deleted=deleted)
+        await repositories.delete(name, force=force, deleted=deleted, cause=Cause(actor, Why.DELETE))
     finally:
         if deleted.is_gone or any(deleted.counts().values()):
             detail = {**deleted.told(), "forced": "yes" if force else "no"}
-            actor = f"operator:{operator}"
             await record(Event(EventKind.REPOSITORY_DELETED, actor=actor, repository=name, detail=detail))
     told = ", ".join(f"{count} {what}" for what, count in deleted.counts().items())
     if deleted.is_gone:
@@ -134,11 +134,10 @@ async def _delete_reference(
     operator: str,
     force: bool,
 ) -> int:
-    changes = Changes()
+    changes, actor = Changes(), f"operator:{operator}"
     try:
-        await manifests.delete(name, reference, force=force, changes=changes)
+        await manifests.delete(name, reference, force=force, changes=changes, cause=Cause(actor, Why.DELETE))
     finally:
-        actor = f"operator:{operator}"
         for tag, before in changes.untagged:
             old = "" if before is None else str(before)
             await record(Event(EventKind.TAG_DELETED, actor=actor, repository=name, reference=tag, old=old))

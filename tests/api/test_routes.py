@@ -23,6 +23,7 @@ TAILS = {
     Shape.UPLOADS: st.just(""),
     Shape.UPLOAD: st.from_regex(r"[0-9a-f]{32}", fullmatch=True) | st.sampled_from(ROUTE_WORDS),
     Shape.DISCOVER_REPOSITORY: st.just(""),
+    Shape.REPOSITORY: st.just(""),
 }
 
 
