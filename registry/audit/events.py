@@ -42,6 +42,7 @@ class EventKind(Enum):
     TAG_RESTORED = "tag-restored"
     MANIFEST_DELETED = "manifest-deleted"
     BLOB_DELETED = "blob-deleted"
+    REPOSITORY_DELETED = "repository-deleted"
     MOUNT = "mount"
     POLICY_CHANGED = "policy-changed"
     USERS_CHANGED = "users-changed"

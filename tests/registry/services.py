@@ -1,15 +1,19 @@
 """The rules of one registry over a store in memory, and pushes in one line."""
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from registry.blobs import Blobs
 from registry.catalog import Catalog
+from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores, Pushed
 from registry.names import Reference, RepositoryName, Tag
 from registry.references import References
 from registry.referrers import Referrers
+from registry.repositories import Repositories
+from registry.tag_rules import ImmutableTags
 from registry.tags import Tags
 from registry.uploads import Body, UploadLimits, Uploads
 from storage.blobs import BlobStore
@@ -20,6 +24,7 @@ from storage.manifests import ManifestStore
 from storage.memory import MemoryDriver
 from storage.referrers import ReferrerStore
 from storage.removals import RemovalStore
+from storage.repositories import RepositoryStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 from tests.registry.images import CONFIG, LAYER, encode
@@ -45,6 +50,8 @@ class Services:
         delete: bool = True,
         sparse: bool = False,
         opaque_types: Sequence[str] = (),
+        immutable: Sequence[ImmutableTags] = (),
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
@@ -62,13 +69,24 @@ class Services:
             limits=limits,
             new_id=lambda: f"upload-{next(_ids)}",
         )
+        stores = ManifestStores(
+            self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
+        )
         self.manifests = Manifests(
-            ManifestStores(
-                self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
-            ),
+            stores,
             opaque_types=opaque_types,
             sparse=sparse,
             delete=delete,
+            immutability=Immutability(immutable),
+        )
+        self.repositories = Repositories(
+            stores,
+            self.manifests,
+            self.upload_store,
+            RepositoryStore(self.driver),
+            immutability=Immutability(immutable),
+            delete=delete,
+            pause=pause,
         )
         self.references = References(self.manifest_store)
         self.blobs = Blobs(self.blob_store, self.removals, self.references, delete=delete)
