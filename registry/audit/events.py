@@ -40,6 +40,7 @@ class EventKind(Enum):
     TAG_DELETED = "tag-deleted"
     MANIFEST_DELETED = "manifest-deleted"
     BLOB_DELETED = "blob-deleted"
+    BLOB_DAMAGED = "blob-damaged"
     MOUNT = "mount"
     POLICY_CHANGED = "policy-changed"
     USERS_CHANGED = "users-changed"

@@ -11,6 +11,7 @@ from registry.cli.check_config import check_config
 from registry.cli.help import examples
 from registry.cli.policy import policy
 from registry.cli.robots import app as tokens
+from registry.cli.scrub import app as scrub
 from registry.cli.serve import serve
 from registry.cli.storage import app as storage
 from registry.cli.tls import app as tls
@@ -47,6 +48,7 @@ app.add_typer(policy, name="policy")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")
+app.add_typer(scrub, name="scrub")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer
