@@ -22,6 +22,7 @@ from registry.uploads import UploadLimits, Uploads
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
+from storage.history import HistoryStore
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.tags import TagStore
@@ -48,10 +49,11 @@ def make_rounds(
 
     def tools(made: Parts) -> Tools:
         blobs, catalog = BlobStore(driver), CatalogStore(driver)
+        history = HistoryStore(driver, time.time, _new_id)
         stores = ManifestStores(
             ManifestStore(driver),
             blobs,
-            TagStore(driver),
+            TagStore(driver, history),
             ReferrerStore(driver),
             catalog,
             made.removals,
@@ -62,13 +64,14 @@ def make_rounds(
             blobs,
             catalog,
             limits=UploadLimits(uploads_max=1),
-            new_id=lambda: secrets.token_hex(16),
+            new_id=_new_id,
         )
         return Tools(
             driver,
             stores,
             Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse),
             uploads,
+            history,
             made.inspection,
             Hasher(driver, read=lambda _count: None),
             remotes,
@@ -88,3 +91,7 @@ def told_counts(rounds: Rounds) -> dict[str, dict[str, int]]:
         "added": dict(changes.added),
         "removed": dict(changes.removed),
     }
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)

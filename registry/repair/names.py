@@ -1,6 +1,7 @@
 """Tags that lead nowhere, and manifests that only a tag knows of any more."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from functools import partial
 
 from registry.documents import read_manifest
@@ -11,21 +12,19 @@ from registry.repair.fetching import Fetching
 from registry.repair.steps import Step, Tools, Unrepaired
 from storage import keys
 from storage.digest import SHA256, Digest
-from storage.errors import NotFound, StorageUnavailable
 from storage.places import Kind, Place
+from storage.timelines import Cause, Why
 from storage.walk import walk
 
-States = Callable[[RepositoryName, Tag], Awaitable[Sequence[Digest]]]
-"""What a tag has pointed at, the newest first, as far as that is known for certain."""
+REPAIRED = Cause("operator", Why.RESTORE)
 
 
 class Names:
     """A tag is set only while it is as it was found, and by the way that a push takes."""
 
-    def __init__(self, tools: Tools, states: States | None = None) -> None:
+    def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._fetching = Fetching(tools)
-        self._states = states or self._only_state
 
     async def tag(self, place: Place) -> Step | None:
         """A tag that can't be read, or points at a manifest that the repository does not hold."""
@@ -101,7 +100,7 @@ class Names:
 
         manifest = await self._tools.manifests.get(name, digest)
         media_type = manifest.media_type
-        await self._tools.manifests.put(name, tag, manifest.body, media_type=media_type, allow=allow)
+        await self._tools.manifests.put(name, tag, manifest.body, media_type=media_type, allow=allow, cause=REPAIRED)
 
     async def _is_good(self, name: RepositoryName, digest: Digest) -> bool:
         if digest.algorithm != SHA256:
@@ -111,14 +110,18 @@ class Names:
         examined = await self._tools.inspection.revision(name, digest)
         return not any(finding.severity is Severity.ERROR for finding in examined.findings)
 
-    async def _only_state(self, name: RepositoryName, tag: Tag) -> Sequence[Digest]:
-        """Where the tag has pointed if its index knows of one manifest only: an index has no order."""
-        try:
-            found = [
-                place.digest
-                async for place in walk(self._tools.driver, keys.tag_index(name, tag))
-                if place.kind is Kind.TAG_INDEX and place.digest is not None
-            ]
-        except (NotFound, StorageUnavailable):
-            return []
+    async def _states(self, name: RepositoryName, tag: Tag) -> Sequence[Digest]:
+        """What the tag has pointed at since it was last set anew, the newest first, as far as its records tell.
+
+        Without any record its index tells, if it knows of one manifest only: an index has no order.
+        """
+        marks = await self._tools.history.marks(name, tag)
+        if marks:
+            since = itertools.takewhile(lambda digest: digest is not None, (mark.new for mark in reversed(marks)))
+            return list(dict.fromkeys(digest for digest in since if digest is not None))
+        found = [
+            place.digest
+            async for place in walk(self._tools.driver, keys.tag_index(name, tag))
+            if place.kind is Kind.TAG_INDEX and place.digest is not None
+        ]
         return found if len(found) == 1 else []

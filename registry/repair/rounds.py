@@ -12,7 +12,7 @@ from registry.adoption import Adoption, Changes
 from registry.findings import Finding, Problem
 from registry.repair.contents import Contents, Holder, bad_blob, holders_of
 from registry.repair.leftovers import Leftovers
-from registry.repair.names import Names, States
+from registry.repair.names import Names
 from registry.repair.steps import FAILURES, Outcome, Step, Tools, reason
 from registry.scan import Parts
 from registry.verification import Verification
@@ -60,12 +60,10 @@ class Rounds:
         *,
         told: Callable[[Outcome], None],
         dry: bool,
-        states: States | None = None,
     ) -> None:
         self._making = making
         self._told = told
         self._dry = dry
-        self._states = states
         self._failed: set[tuple[Problem, str]] = set()
         self._done: set[tuple[Problem, str]] = set()
         self.repaired: Counter[str] = Counter()
@@ -97,7 +95,7 @@ class Rounds:
         parts = self._making.parts(lambda _finding: None)
         tools = self._making.tools(parts)
         parts.tally.enter("repair")
-        repairs = _Repairs(tools, self._states, await self._holders(tools, findings))
+        repairs = _Repairs(tools, await self._holders(tools, findings))
         is_changed = False
         # What did not help the first time will not help another time.
         findings = [finding for finding in findings if (finding.problem, finding.key) not in self._done]
@@ -154,9 +152,9 @@ class Rounds:
 class _Repairs:
     """Finds for each finding what can be done about it."""
 
-    def __init__(self, tools: Tools, states: States | None, holders: Mapping[Digest, Sequence[Holder]]) -> None:
+    def __init__(self, tools: Tools, holders: Mapping[Digest, Sequence[Holder]]) -> None:
         self._contents = Contents(tools)
-        self._names = Names(tools, states)
+        self._names = Names(tools)
         self._leftovers = Leftovers(tools)
         self._holders = holders
 

@@ -15,6 +15,7 @@ from storage import keys
 from storage.digest import Digest, RunningHash
 from storage.drivers import Driver
 from storage.errors import NotFound, StorageError, StorageUnavailable
+from storage.history import HistoryStore
 
 
 class Unrepaired(Exception):
@@ -50,6 +51,7 @@ class Tools:
     stores: ManifestStores
     manifests: Manifests
     uploads: Uploads
+    history: HistoryStore
     inspection: Inspection
     hasher: Hasher
     remotes: Remotes

@@ -1,6 +1,7 @@
 """The table of docs/explanation/damage.md: what is done to an image, and what is promised of it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -87,12 +88,18 @@ def locked(key: Callable[[Image], str]) -> Damage:
     return damage
 
 
-def torn_between_two(image: Image) -> str:
-    """Damage a tag that has pointed at two manifests."""
-    other = digest_of(b"another manifest")
-    image.path(f"{image.home}/_manifests/tags/v1/index/{other.replace(':', '/')}/link").write_text(other)
+def forgotten(image: Image) -> str:
+    """Damage a tag that has no history, as one that another registry has set."""
+    shutil.rmtree(image.data / "pierhead/repositories" / image.repository / "_history")
     image.path(image.tag_link).write_text("")
     return image.tag_link
+
+
+def torn_between_two(image: Image) -> str:
+    """Damage a tag that has no history and has pointed at two manifests."""
+    other = digest_of(b"another manifest")
+    image.path(f"{image.home}/_manifests/tags/v1/index/{other.replace(':', '/')}/link").write_text(other)
+    return forgotten(image)
 
 
 CASES = [
@@ -115,6 +122,7 @@ CASES = [
     Case("tag-empty", written(tag_link, ""), "link-empty", TAG, Mended.REPAIR),
     Case("tag-damaged", written(tag_link, "sha256:22"), "link-damaged", TAG, Mended.REPAIR),
     Case("tag-nowhere", written(tag_link, digest_of(b"nothing")), "tag-dangling", TAG, Mended.REPAIR),
+    Case("tag-forgotten", forgotten, "link-empty", TAG, Mended.REPAIR),
     Case("tag-of-two", torn_between_two, "link-empty", TAG, Mended.HAND),
     Case("layer-unreadable", locked(layer_bytes), "unreadable", LAYER, Mended.SOURCE),
     Case("manifest-unreadable", locked(manifest_bytes), "unreadable", REVISION, Mended.SOURCE),
