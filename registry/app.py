@@ -56,11 +56,13 @@ from registry.query import Query
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
+from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
 from storage.history import HistoryStore
@@ -112,10 +114,12 @@ class Registry:
         *,
         prefix: str,
         is_trusted: Callable[[str], bool],
+        scrubber: Scrubber | None = None,
     ) -> None:
         self._driver = driver
         self._router = router
         self._janitor = janitor
+        self._scrubber = scrubber
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -133,6 +137,8 @@ class Registry:
             await self._audit.trail.start()
             await self._audit.watch.start()
         self._janitor.start()
+        if self._scrubber is not None:
+            self._scrubber.start()
 
     async def prove(self) -> None:
         """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
@@ -156,6 +162,8 @@ class Registry:
     async def close(self) -> None:
         """End background work and let go of the store."""
         await self._janitor.close()
+        if self._scrubber is not None:
+            await self._scrubber.close()
         if self._audit is not None:
             await self._audit.watch.close()
             await self._audit.trail.close()
@@ -274,7 +282,14 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     leases = LeaseStore(driver, new_id=_new_id)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
     return Registry(
-        driver, Router(routes(endpoints)), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts
+        driver,
+        Router(routes(endpoints)),
+        janitor,
+        gate,
+        audit,
+        prefix=settings.prefix,
+        is_trusted=settings.trusts,
+        scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
     )
 
 
@@ -364,6 +379,21 @@ def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
     watched = {path: kind for path, kind in files.items() if path is not None}
     auditor = Auditor(trail, required=settings.audit.required)
     return AuditParts(trail, auditor, FileWatch(trail, driver, watched))
+
+
+def _build_scrubber(
+    settings: Settings, driver: Driver, blobs: BlobStore, leases: LeaseStore, auditor: Auditor
+) -> Scrubber | None:
+    async def told(digest: Digest) -> None:
+        try:
+            await auditor.write(EventKind.BLOB_DAMAGED, actor="scrub", address="", detail={"digest": str(digest)})
+        except AuditUnavailable as error:
+            log.error("an event is not in the audit trail", event_kind=EventKind.BLOB_DAMAGED.value, reason=str(error))
+
+    scrub = settings.scrub
+    if not scrub.enabled:
+        return None
+    return Scrubber(driver, blobs, leases, rate=scrub.rate, period_seconds=scrub.period_seconds, told=told)
 
 
 def _build_redirects(settings: Settings, driver: Driver) -> Redirects | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from registry.addresses import Network, is_public, is_within, parse_address, parse_network
 from registry.media_types import MANIFESTS
-from registry.quantities import Bytes, Count, Seconds
+from registry.quantities import Bytes, Count, Rate, Seconds
 from registry.stores import BucketPlace, parse_place
 from registry.tag_rules import ImmutableTags
 
@@ -305,6 +305,22 @@ class Audit(BaseModel):
         return self.file is not None or self.stdout
 
 
+class Scrub(BaseModel):
+    """The scrub: every blob is read again in the background, slowly, to find damage in time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    enabled: bool = Field(default=True, description="Whether blobs are read again in the background.")
+    rate: Rate = Field(
+        20 << 20,
+        ge=65536,
+        description="How many bytes a second are read, by all servers of the store together, such as 20 MiB/s.",
+    )
+    period_seconds: Seconds = Field(
+        30 * 86400.0, gt=0, description="How often each blob is read, if the rate allows it."
+    )
+
+
 class S3(BaseModel):
     """The bucket, where `data` names one. What is unset is left to boto3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..."""
 
@@ -416,6 +432,7 @@ class Settings(BaseModel):
     limits: Limits = Field(default_factory=lambda: Limits(), description="See below.")  # noqa: PLW0108  # mypy
     tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
     audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
+    scrub: Scrub = Field(default_factory=lambda: Scrub(), description="See below.")  # noqa: PLW0108  # mypy
     s3: S3 = Field(default_factory=lambda: S3(), description="See below.")  # noqa: PLW0108  # mypy
 
     @field_validator("listen")

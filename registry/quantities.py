@@ -24,6 +24,16 @@ def parse_bytes(value: object) -> object:
     return int(size)
 
 
+def parse_rate(value: object) -> object:
+    """Turn a text such as `20 MiB/s` into bytes a second; other values are left to their type. Raises ValueError."""
+    if not isinstance(value, str):
+        return parse_count(value)
+    try:
+        return parse_bytes(value.strip().removesuffix("/s"))
+    except ValueError:
+        raise ValueError("expected a number of bytes a second, or a rate such as 512 KiB/s or 20 MiB/s") from None
+
+
 def parse_seconds(value: object) -> object:
     """Turn a text such as `5m` into seconds; other values are left to their type. Raises ValueError."""
     if not isinstance(value, str):
@@ -49,4 +59,5 @@ def _split(text: str, units: dict[str, int] | dict[str, float], expected: str) -
 
 Count = Annotated[int, BeforeValidator(parse_count)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Rate = Annotated[int, BeforeValidator(parse_rate)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]

@@ -11,7 +11,7 @@ import structlog
 from storage import keys
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
-from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageRefused
+from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageRefused, StorageUnavailable
 from storage.known_blobs import KnownBlob, KnownBlobs
 from storage.links import delete_link, link_text, read_link
 from storage.markers import DamagedMarkers
@@ -187,6 +187,29 @@ class BlobStore:
         """Remember that the stored copy does not hash to its digest."""
         log.error("damaged blob", key=keys.blob(canonical), remedy="push the blob again")
         await self._markers.put(canonical, found)
+
+    async def acquit(self, canonical: Digest) -> None:
+        """Forget that a stored copy was damaged: it was replaced, or has just been read and is whole."""
+        await self._markers.drop(canonical)
+
+    async def condemned(self, *, shard: str | None = None) -> AsyncIterator[Digest]:
+        """Every digest, or all of one shard, whose copy was found damaged and still lies there.
+
+        What is remembered of other copies, which were replaced since or are gone, is forgotten.
+        """
+        async for canonical in self._markers.marked(shard=shard):
+            try:
+                found = await self._driver.stat(keys.blob(canonical))
+            except StorageUnavailable:
+                yield canonical
+                continue
+            except NotFound:
+                await self.acquit(canonical)
+                continue
+            if await self._markers.is_marked(canonical, found):
+                yield canonical
+            else:
+                await self.acquit(canonical)
 
     async def is_condemned(self, canonical: Digest, found: Stat) -> bool:
         """Tell whether this very copy is remembered not to hash to its digest."""

@@ -25,6 +25,10 @@ SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
 LEASES = f"{OURS}/leases/"
 POINTERS = f"{OURS}/pointers/"
+SCRUB_SHARDS = f"{OURS}/scrub/shards"
+"""When the blobs of each first byte were read last, and what could not be read."""
+SCRUB_CURSOR = f"{OURS}/scrub/cursor"
+"""How far the shard is that is being read."""
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -168,6 +172,21 @@ def media_types(name: str) -> str:
 def media_type(name: str, digest: Digest) -> str:
     """The media type of a manifest whose bytes do not tell it."""
     return f"{media_types(name)}{digest.algorithm}/{digest.hex}"
+
+
+def blobs_of_shard(shard: str) -> str:
+    """All blobs whose sha256 digests begin with two hexadecimal digits."""
+    return f"{BLOBS}sha256/{shard}/"
+
+
+def pointers_of_shard(shard: str) -> str:
+    """All pointers to blobs whose sha256 digests begin with two hexadecimal digits."""
+    return pointer(blobs_of_shard(shard))
+
+
+def damaged_of_shard(shard: str) -> str:
+    """All markers of blobs whose sha256 digests begin with two hexadecimal digits."""
+    return f"{DAMAGED}sha256/{shard}/"
 
 
 def damaged(canonical: Digest) -> str:

@@ -35,6 +35,7 @@ class Kind(Enum):
     AUDIT = "record of the audit trail"
     STAGED = "staged bytes of an upload in a bucket"
     LEASE = "lease of background work"
+    SCRUB = "record of the scrub"
     POINTER = "pointer to a blob in a bucket that is not at its key yet"
     TEMPORARY = "unfinished file of distribution"
     STRAY = "stray object"
@@ -128,6 +129,8 @@ def _in_accounts(key: str) -> Place:
         case [keys.OURS, "pointers", *parts]:
             blob = read_key("/".join(parts))
             return replace(blob, key=key, kind=Kind.POINTER) if blob.kind is Kind.BLOB else _stray(key)
+        case [keys.OURS, "scrub", "shards" | "cursor" as name]:
+            return Place(key, Kind.SCRUB, name=name)
         case [keys.OURS, "leases", name]:
             return Place(key, Kind.LEASE, name=name)
         case [keys.OURS, "audit", *parts] if parts:

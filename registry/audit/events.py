@@ -43,6 +43,7 @@ class EventKind(Enum):
     MANIFEST_DELETED = "manifest-deleted"
     BLOB_DELETED = "blob-deleted"
     REPOSITORY_DELETED = "repository-deleted"
+    BLOB_DAMAGED = "blob-damaged"
     MOUNT = "mount"
     POLICY_CHANGED = "policy-changed"
     USERS_CHANGED = "users-changed"

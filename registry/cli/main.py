@@ -12,6 +12,7 @@ from registry.cli.help import examples
 from registry.cli.policy import policy
 from registry.cli.repositories import app as repositories
 from registry.cli.robots import app as tokens
+from registry.cli.scrub import app as scrub
 from registry.cli.serve import serve
 from registry.cli.storage import app as storage
 from registry.cli.tls import app as tls
@@ -49,6 +50,7 @@ app.add_typer(repositories, name="repo")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")
+app.add_typer(scrub, name="scrub")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer

@@ -65,7 +65,8 @@ class _Tree:
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
             (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository)/[0-9a-f]{{32}}", self._time),
-            (r"pierhead/leases/(sweep|history)", self._lease),
+            (r"pierhead/leases/(sweep|history|scrub)", self._lease),
+            (r"pierhead/scrub/(shards|cursor)", self._scrub),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -200,6 +201,16 @@ class _Tree:
     def _lease(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and set(json.loads(path.read_bytes())) != {"holder", "ended", "written"}:
             self._lie(path, "it is no lease")
+
+    def _scrub(self, path: Path, _found: re.Match[str]) -> None:
+        try:
+            told = json.loads(path.read_bytes())
+        except ValueError:
+            if not self._lost(path):
+                self._lie(path, "the record of the scrub is torn")
+            return
+        if not isinstance(told, dict):
+            self._lie(path, "it is no record of the scrub")
 
     def _damaged(self, path: Path, _found: re.Match[str]) -> None:
         self._lie(path, "a blob has been found damaged")

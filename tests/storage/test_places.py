@@ -34,6 +34,8 @@ PLACES = [
     Place(keys.LAYOUT, Kind.LAYOUT),
     Place(keys.UNADOPTED, Kind.UNADOPTED),
     Place(keys.lease("sweep"), Kind.LEASE, name="sweep"),
+    Place(keys.SCRUB_SHARDS, Kind.SCRUB, name="shards"),
+    Place(keys.SCRUB_CURSOR, Kind.SCRUB, name="cursor"),
 ]
 
 
