@@ -49,11 +49,14 @@ from registry.errors import NotThere
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
+from registry.quota_rules import QuotaRules
+from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
+from registry.usage_sweeps import UsageSweep
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
@@ -68,6 +71,7 @@ from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+from storage.usage import UsageStore
 
 log = structlog.get_logger(__name__)
 
@@ -234,6 +238,8 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         removals,
         driver.capabilities.calls_at_once,
     )
+    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    quotas = Quotas(rules, usage_store) if rules else None
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         blob_store,
@@ -246,8 +252,15 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             limits.upload_ended_seconds,
         ),
         new_id=_new_id,
+        quotas=quotas,
     )
-    manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
+    manifests = Manifests(
+        stores,
+        opaque_types=settings.manifest_types,
+        sparse=settings.sparse,
+        delete=settings.delete,
+        quotas=quotas,
+    )
     table = routes(
         ListingEndpoints(
             Tags(stores.tags, removals, manifest_store, catalog_store),
@@ -264,8 +277,18 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
         ),
     )
-    sweeps: dict[str, Callable[[], Awaitable[int]]] = {
-        "uploads": uploads.expire,
+    sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
+    if rules:
+        # Ahead of that of the removals, by which it is told what was removed.
+        sweeps["usage of prefixes without a quota"] = UsageSweep(
+            driver,
+            usage_store,
+            catalog_store,
+            rules,
+            recount_seconds=settings.usage.recount_seconds,
+            warn_percent=settings.usage.warn_percent,
+        ).sweep
+    sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
     }

@@ -16,6 +16,7 @@ from registry.errors import (
     Unsupported,
 )
 from registry.names import Reference, RepositoryName, Tag
+from registry.quotas import Quotas
 from registry.referrers import describe
 from registry.strict_json import parse_object
 from storage.blobs import BlobStore
@@ -89,8 +90,10 @@ class Manifests:
         opaque_types: Sequence[str] = (),
         sparse: bool = False,
         delete: bool = True,
+        quotas: Quotas | None = None,
     ) -> None:
         self._stores = stores
+        self._quotas = quotas
         self._opaque_types = opaque_types
         self._sparse = sparse
         self._delete = delete
@@ -129,7 +132,7 @@ class Manifests:
 
         `allow`, if given, is asked with what each tag points at and will point at, before anything is stored and
         again in the step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid,
-        ManifestBlobUnknown, and what `allow` raises.
+        ManifestBlobUnknown, QuotaExceeded, and what `allow` raises.
         """
         changes = changes or Changes()
         digest = _digest_of(reference, body)
@@ -145,6 +148,8 @@ class Manifests:
                 found = seen[tag] = await self._stores.tags.see(repository, tag)
                 ask(None if found is None else found.digest)
         looked = await self._require(repository, document)
+        if self._quotas is not None and self._quotas.covers(repository):
+            await self._quotas.reserve(repository, Digest.of(body), len(body))
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
         await self._tag(repository, digest, wanted, ask=ask, seen=seen, changes=changes)

@@ -25,6 +25,9 @@ SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
 LEASES = f"{OURS}/leases/"
 POINTERS = f"{OURS}/pointers/"
+USAGE = f"{OURS}/usage/"
+USAGE_REPORT = f"{USAGE}_report"
+"""What every repository held when the whole store was last counted."""
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -181,6 +184,26 @@ def entry_removals(name: str) -> str:
 def lease(name: str) -> str:
     """Who does a piece of background work now."""
     return f"{LEASES}{name}"
+
+
+def usage(prefix: str) -> str:
+    """What the repositories at and below a prefix hold; of the prefixes inside it as well."""
+    return f"{USAGE}{prefix}/"
+
+
+def usage_head(prefix: str) -> str:
+    """How many bytes they held when they were last counted, and which list has those blobs."""
+    return f"{usage(prefix)}_head"
+
+
+def usage_counted(prefix: str, counted: str) -> str:
+    """The list of the blobs that were counted."""
+    return f"{usage(prefix)}_counted/{counted}"
+
+
+def usage_additions(prefix: str) -> str:
+    """Everything that was linked to since."""
+    return f"{usage(prefix)}_added/"
 
 
 def referrers(name: str, subject: Digest) -> str:
