@@ -61,6 +61,7 @@ from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.drivers import Driver
 from storage.errors import Corrupt
+from storage.history import HistoryStore
 from storage.layout import check_layout, is_unadopted
 from storage.leases import LeaseStore
 from storage.manifests import ManifestStore
@@ -229,10 +230,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         raise CannotStart(str(error)) from error
     blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
     removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
+    history = HistoryStore(driver, time.time, _new_id)
     stores = ManifestStores(
         manifest_store,
         blob_store,
-        TagStore(driver),
+        TagStore(driver, history),
         ReferrerStore(driver),
         catalog_store,
         removals,

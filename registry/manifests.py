@@ -26,13 +26,15 @@ from storage.errors import AlreadyExists, Corrupt, NotFound, StorageUnavailable
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.removals import TRUSTED_SECONDS, Recent, RemovalStore
-from storage.tags import SeenTag, TagStore
+from storage.tags import DELETED, SeenTag, TagStore
+from storage.timelines import PUSHED, Cause, Why
 from storage.together import together
 
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
 PUBLISH_ATTEMPTS_MAX = 20
 KNOWN_SECONDS = 0.9 * TRUSTED_SECONDS
+OBSERVED = Cause("", Why.OBSERVED)
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
 
 
@@ -127,12 +129,14 @@ class Manifests:
         tags: Sequence[Tag] = (),
         allow: Callable[[Digest | None, Digest], None] | None = None,
         changes: Changes | None = None,
+        cause: Cause = PUSHED,
     ) -> Pushed:
         """Take a manifest (distribution-spec end-7a, end-7b) and set `tags`, or the tag that `reference` is.
 
         `allow`, if given, is asked with what each tag points at and will point at, before anything is stored and
-        again in the step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid,
-        ManifestBlobUnknown, QuotaExceeded, and what `allow` raises.
+        again in the step that moves the tag, and may refuse. `cause` is what the history of the tags is told.
+
+        Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, QuotaExceeded, and what `allow` raises.
         """
         changes = changes or Changes()
         digest = _digest_of(reference, body)
@@ -152,7 +156,7 @@ class Manifests:
             await self._quotas.reserve(repository, Digest.of(body), len(body))
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
-        await self._tag(repository, digest, wanted, ask=ask, seen=seen, changes=changes)
+        await self._tag(repository, digest, wanted, ask=ask, seen=seen, changes=changes, cause=cause)
         subject = document.subject.digest if document.subject else None
         return Pushed(digest, subject, None if document.is_named else UNNAMED)
 
@@ -165,13 +169,14 @@ class Manifests:
         ask: Callable[[Digest | None], None] | None,
         seen: Mapping[Tag, SeenTag | None],
         changes: Changes,
+        cause: Cause,
     ) -> None:
         """Set tags, and look whether they or the manifest were deleted meanwhile."""
         stores, began = self._stores, self._stores.removals.now()
         if not wanted:
             return
         for tag in wanted:
-            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag))
+            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag), cause=cause)
             changes.tagged.append((tag, before))
         # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
         # whether it has announced itself. One of the two sees the other, and it is as if the deletion had come
@@ -183,31 +188,41 @@ class Manifests:
         if recent.touches_manifest(digest):
             # The wait is for deletions that are killed in the middle.
             await stores.removals.wait_for_manifest(repository, digest)
-            await self._untag_if_gone(repository, digest, changes)
+            await self._untag_if_gone(repository, digest, changes, _deleted_by(cause))
 
     async def expire_removals(self) -> int:
         """Forget removals of long ago; returns how many."""
         return await self._stores.removals.expire(self._stores.tags.forget_if_gone)
 
-    async def delete(self, repository: RepositoryName, reference: Reference, *, changes: Changes | None = None) -> None:
+    async def delete(
+        self,
+        repository: RepositoryName,
+        reference: Reference,
+        *,
+        changes: Changes | None = None,
+        cause: Cause = DELETED,
+    ) -> None:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
 
-        Raises ManifestUnknown; Unsupported where deletion is switched off.
+        `cause` is what the history of the tags is told. Raises ManifestUnknown; Unsupported where deletion is
+        switched off.
         """
         if not self._delete:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
         changes = changes or Changes()
         try:
             if isinstance(reference, Digest):
-                await self._delete_manifest(repository, reference, changes)
+                await self._delete_manifest(repository, reference, changes, cause)
             else:
                 async with self._stores.removals.of_tag(repository, reference):
-                    before = await self._stores.tags.delete(repository, reference)
+                    before = await self._stores.tags.delete(repository, reference, cause=cause)
                 changes.untagged.append((reference, before))
         except NotFound as error:
             raise _unknown(error) from error
 
-    async def _delete_manifest(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+    async def _delete_manifest(
+        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause
+    ) -> None:
         stores = self._stores
         subject: Digest | None = None
         try:
@@ -216,21 +231,23 @@ class Manifests:
         except Corrupt:
             pass  # what is damaged can still be deleted
         except NotFound:
-            await self._delete_leftovers(repository, digest, changes)
+            await self._delete_leftovers(repository, digest, changes, cause)
             raise
         async with stores.removals.of_manifest(repository, digest):
-            await self._untag(repository, digest, changes)
+            await self._untag(repository, digest, changes, cause)
             await stores.manifests.unlink(repository, digest)
             changes.deleted = digest
             if subject is not None:
                 await self._unlist(repository, subject, digest)
-            await self._untag_if_gone(repository, digest, changes)  # what a push has set since, see put
+            await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
 
-    async def _delete_leftovers(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+    async def _delete_leftovers(
+        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause
+    ) -> None:
         """Take what a deletion has left that was cut off after the manifest was gone: its client asks again."""
         stores = self._stores
         async with stores.removals.of_manifest(repository, digest):
-            await self._untag_if_gone(repository, digest, changes)
+            await self._untag_if_gone(repository, digest, changes, cause)
             # Where the bytes of others lie was told by the link.
             if digest.algorithm != SHA256 or await stores.manifests.exists(repository, digest):
                 return
@@ -253,18 +270,18 @@ class Manifests:
             if await self._stores.manifests.exists(repository, digest):
                 return
 
-    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause) -> None:
         if await self._stores.manifests.exists(repository, digest):
             return
-        taken = await self._untag(repository, digest, changes)
+        taken = await self._untag(repository, digest, changes, cause)
         if taken and await self._stores.manifests.exists(repository, digest):
             # Pushed again since: these may be the tags of that push, which has found its manifest there.
             for tag in taken:
                 with contextlib.suppress(AlreadyExists):
-                    await self._stores.tags.set(repository, tag, digest, allow=_nothing)
+                    await self._stores.tags.set(repository, tag, digest, allow=_nothing, cause=OBSERVED)
                     await self._stores.tags.mend(repository, tag, digest)
 
-    async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes) -> list[str]:
+    async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause) -> list[str]:
         """Delete the tags that point at a manifest, and tell which they were."""
         tags, taken = self._stores.tags, []
         for tag in await tags.names(repository):
@@ -272,7 +289,7 @@ class Manifests:
                 if await tags.get(repository, tag) != digest:
                     continue
                 async with self._stores.removals.of_tag(repository, tag):
-                    await tags.delete(repository, tag, only=digest)
+                    await tags.delete(repository, tag, only=digest, cause=cause)
             except NotFound:
                 continue  # damaged, deleted or moved since: not ours to take
             taken.append(tag)
@@ -344,7 +361,7 @@ class Manifests:
                 if document.subject is not None:
                     await self._unlist(repository, document.subject.digest, digest)
                 # A push that has found the manifest before may have set a tag since.
-                await self._untag_if_gone(repository, digest, Changes())
+                await self._untag_if_gone(repository, digest, Changes(), DELETED)
                 raise
 
     async def _require(self, repository: RepositoryName, document: Document) -> float:
@@ -465,6 +482,11 @@ def _subject(body: bytes) -> Digest | None:
 
 def _ask(allow: Callable[[Digest | None, Digest], None], new: Digest, current: Digest | None) -> None:
     allow(current, new)
+
+
+def _deleted_by(cause: Cause) -> Cause:
+    """Who takes a tag back because a deletion of the manifest came in between."""
+    return Cause(cause.who, Why.DELETE)
 
 
 def _nothing(current: Digest | None) -> None:

@@ -70,6 +70,9 @@ class Capabilities:
     calls_at_once: int = 1
     """So many calls for one request are worth making at the same time."""
 
+    writes_at_once: int = 1
+    """So many writes for one request take together as long as one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:

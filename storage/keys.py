@@ -34,6 +34,12 @@ BLOBS = f"{ROOT}/blobs/"
 PRIVATE = (SIGNING_KEYS, ROBOTS, REFRESH)
 """Below these lie secrets, or what secrets are compared with: nobody else on the machine has to read it."""
 
+GONE = "gone"
+"""Stands for a digest in the record of a tag that was deleted."""
+
+TIME_DIGITS = 16
+"""Microseconds since the epoch take no more until the year 2286."""
+
 CATALOG_END = "!"
 """Closes a name in the catalog. It sorts before every character of a name, so keys sort as the names do."""
 
@@ -129,6 +135,22 @@ def upload_record(upload: str) -> str:
 def catalog_entry(name: str) -> str:
     """This repository exists."""
     return f"{CATALOG}{name}{CATALOG_END}"
+
+
+def histories(name: str) -> str:
+    """What all tags of a repository have pointed at."""
+    return f"{_ours(name)}/_history/"
+
+
+def history(name: str, tag: str) -> str:
+    """Everything that is known of what a tag has pointed at."""
+    return f"{histories(name)}{tag}/"
+
+
+def history_record(name: str, tag: str, *, time: int, new: Digest | None, record: str) -> str:
+    """One change of a tag at a time, in microseconds since the epoch. Keys sort as the times do."""
+    change = GONE if new is None else f"{new.algorithm}-{new.hex}"
+    return f"{history(name, tag)}{time:0{TIME_DIGITS}}.{change}.{record}"
 
 
 def media_type(name: str, digest: Digest) -> str:

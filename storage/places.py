@@ -25,6 +25,7 @@ class Kind(Enum):
     CATALOG = "catalog entry"
     MEDIA_TYPE = "media type"
     REFERRER = "referrer"
+    HISTORY = "record of a tag's history"
     DAMAGED = "damaged marker"
     SOURCE = "blob source"
     REMOVAL = "removal, under way or of late"
@@ -177,6 +178,18 @@ def _in_our_repository(key: str, repository: str, tail: Sequence[str]) -> Place:
             except ValueError:
                 return _stray(key)
             return Place(key, Kind.REFERRER, repository, digest=digest, subject=subject)
+        case ["_history", tag, record]:
+            return _in_history(key, repository, tag, record)
+    return _stray(key)
+
+
+def _in_history(key: str, repository: str, tag: str, record: str) -> Place:
+    match record.split("."):
+        case [time, change, _] if len(time) == keys.TIME_DIGITS and time.isascii() and time.isdigit():
+            if change == keys.GONE:
+                return Place(key, Kind.HISTORY, repository, tag)
+            algorithm, _, encoded = change.partition("-")
+            return _digested(key, Kind.HISTORY, algorithm, encoded, repository=repository, name=tag)
     return _stray(key)
 
 

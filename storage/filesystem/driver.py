@@ -41,7 +41,7 @@ class FileSystemDriver:
     """
 
     def __init__(self, root: Path, *, threads_max: int = 16) -> None:
-        self.capabilities = Capabilities()
+        self.capabilities = Capabilities(writes_at_once=2)
         self._files = ObjectFiles(str(root.absolute()))
         self._threads = Threads(threads_max)
 

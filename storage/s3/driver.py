@@ -50,6 +50,7 @@ class S3Driver:
             rare_seconds=RARE_SECONDS,
             page_entries=PAGE_MAX - LOOK_AHEAD,
             calls_at_once=min(CALLS_AT_ONCE, settings.threads_max),
+            writes_at_once=2,
         )
         sending_max = max(1, settings.memory_bytes_max // settings.part_bytes // 2)
         self._threads = Threads(settings.threads_max, sending_max=sending_max)

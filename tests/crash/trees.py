@@ -14,6 +14,7 @@ DIGEST = r"(?P<algorithm>sha256|sha512)/(?P<hex>[0-9a-f]{64,128})"
 NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 REPOSITORY = rf"docker/registry/v2/repositories/{NAME}"
 OURS = rf"pierhead/repositories/{NAME}"
+CHANGE = r"gone|sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128}"
 TYPE = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 
 
@@ -60,6 +61,7 @@ class _Tree:
             (rf"pierhead/catalog/{NAME}!", self._empty),
             (rf"{OURS}/_types/{DIGEST}", self._type),
             (rf"{OURS}/_referrers/{DIGEST}/(?P<referrer>sha(256|512)-[0-9a-f]+)", self._referrer),
+            (rf"{OURS}/_history/[\w.-]+/\d{{16}}\.(?P<change>{CHANGE})\.[0-9a-f]{{32}}", self._history),
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
@@ -68,7 +70,7 @@ class _Tree:
             (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
             (rf"pierhead/usage/{NAME}/_added/\d{{16}}-\d+-[0-9a-f]{{64}}-[0-9a-f]{{32}}", self._empty),
             (r"pierhead/usage/_report", self._report),
-            (r"pierhead/leases/sweep", self._lease),
+            (r"pierhead/leases/(sweep|history)", self._lease),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -181,6 +183,16 @@ class _Tree:
             return
         if digest != found["referrer"].replace("-", ":", 1):
             self._lie(path, "the descriptor is another manifest's")
+
+    def _history(self, path: Path, found: re.Match[str]) -> None:
+        try:
+            fields = json.loads(path.read_bytes())
+        except ValueError:
+            self._lie(path, "the record is torn")
+            return
+        new = "gone" if fields["new"] is None else fields["new"].replace(":", "-", 1)
+        if set(fields) != {"who", "old", "new", "why", "when"} or new != found["change"]:
+            self._lie(path, "the record is another change's")
 
     def _source(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and not re.fullmatch(NAME, path.read_text(errors="replace")):

@@ -160,6 +160,24 @@ async def test_a_tag_that_is_set_again_while_it_is_deleted_keeps_its_index(
     assert await keys_below(driver, keys.tag_index(REPOSITORY, LATEST)) == [entry]
 
 
+async def test_a_deletion_of_a_tag_puts_no_index_back_that_a_second_deletion_has_missed(
+    driver: StepDriver, worker: Services, other: Services
+) -> None:
+    await worker.push(image())
+    entry = keys.tag_index_link(REPOSITORY, LATEST, DIGEST)
+    waiting = ahead_of(
+        driver,
+        ("delete", entry, lambda: other.push(image())),
+        ("put", entry, lambda: asyncio.sleep(0)),  # by that push
+        ("put", entry, lambda: other.manifests.delete(REPOSITORY, LATEST)),
+    )
+
+    await worker.manifests.delete(REPOSITORY, LATEST)
+
+    assert waiting == []
+    assert await keys_below(driver, keys.tag_index(REPOSITORY, LATEST)) == []
+
+
 async def test_a_tag_that_is_deleted_while_it_is_set_has_an_index_as_well(
     driver: StepDriver, worker: Services, other: Services
 ) -> None:

@@ -18,6 +18,7 @@ from registry.usage_sweeps import UsageSweep
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
+from storage.history import HistoryStore
 from storage.manifests import ManifestStore
 from storage.memory import MemoryDriver
 from storage.referrers import ReferrerStore
@@ -53,7 +54,8 @@ class Services:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
         self.blob_store = BlobStore(self.driver, clock=self.clock)
-        self.manifest_store, self.tag_store = ManifestStore(self.driver), TagStore(self.driver)
+        self.history = HistoryStore(self.driver, self.clock, lambda: f"{next(_ids):032x}")
+        self.manifest_store, self.tag_store = ManifestStore(self.driver), TagStore(self.driver, self.history)
         self.catalog_store = CatalogStore(self.driver, clock=self.clock)
         self.upload_store = UploadStore(self.driver, clock=self.clock)
         referrers = ReferrerStore(self.driver)

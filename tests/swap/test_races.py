@@ -24,8 +24,7 @@ from storage.manifests import ManifestStore
 from storage.memory import MemoryDriver
 from storage.referrers import ReferrerStore
 from storage.removals import RemovalStore
-from storage.tags import TagStore
-from tests.stores import Clock
+from tests.stores import Clock, tag_store
 
 NAME = RepositoryName("team/app")
 SUBJECT = Digest.of(b"whatever it is")
@@ -73,7 +72,7 @@ class Store:
         manifests, referrers = ManifestStore(self.driver), ReferrerStore(self.driver)
         removals = removal_store(self.driver)
         stores = ManifestStores(
-            manifests, BlobStore(self.driver), TagStore(self.driver), referrers, self.catalog, removals
+            manifests, BlobStore(self.driver), tag_store(self.driver), referrers, self.catalog, removals
         )
         self.manifests = Manifests(stores)
         self.referrers = Referrers(referrers, manifests)
