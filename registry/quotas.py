@@ -37,17 +37,15 @@ class Quotas:
         """Tell whether there is a quota for the repository."""
         return bool(self._rules.of_repository(repository))
 
-    async def admit(self, repository: RepositoryName, size: int, digest: Digest | None = None) -> "Room":
+    async def admit(self, repository: RepositoryName, size: int) -> "Room":
         """Tell how large a blob may get that begins to come in. Raises QuotaExceeded if it can't have `size` bytes.
 
-        Even an empty one is refused where nothing is left. What the prefix holds already takes no room, if it is
-        known by `digest`, of sha256, what will come.
+        Even an empty one is refused where nothing is left, and one that the prefix holds already: that it does is told
+        only to who has the bytes.
         """
         found = Room(None, 0)
         for limit in self._rules.of_repository(repository):
             view = await self._recent_view(limit.prefix)
-            if digest is not None and view.holds(digest):
-                continue
             room = Room(limit, view.used)
             room.check(max(size, 1))
             if found.left is None or (room.left is not None and room.left < found.left):

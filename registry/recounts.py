@@ -3,7 +3,7 @@
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -18,6 +18,7 @@ from storage.places import Kind, read_key
 from storage.walk import walk
 
 VERSION = 1
+REST_EACH = 500
 
 
 @dataclass(slots=True)
@@ -128,11 +129,15 @@ class Recount:
 
 
 class Recounting:
-    """One walk over all links and one over everything that takes space. Pushes may go on meanwhile."""
+    """One walk over all links and one over everything that takes space. Pushes may go on meanwhile.
 
-    def __init__(self, driver: Driver, tally: Tally) -> None:
+    `rest` is awaited now and then: work in the background gives way there.
+    """
+
+    def __init__(self, driver: Driver, tally: Tally, *, rest: Callable[[], Awaitable[None]] | None = None) -> None:
         self._driver = driver
         self._tally = tally
+        self._rest = rest
 
     async def run(self, began: float) -> UsageReport:
         """Count. What is pushed or deleted meanwhile may or may not count."""
@@ -142,7 +147,7 @@ class Recounting:
             place = read_key(found.key)
             if place.kind is Kind.BLOB and place.digest is not None and not found.unfinished:
                 sizes.add(fingerprint(place.digest), found.size)
-            self._tally.counts["objects"] += 1
+            await self._count("objects")
         known = sizes.counted()
         recount = Recount(known)
         self._tally.enter("links")
@@ -152,12 +157,17 @@ class Recounting:
             digest = await canonical_of(self._driver, place)
             if digest is None:
                 continue
-            self._tally.counts["links"] += 1
+            await self._count("links")
             recount.link(place.repository, digest, is_manifest=place.kind is Kind.REVISION)
             if fingerprint(digest) not in known:
                 # Pushed since; or in a bucket, and not at its key yet.
                 recount.size(digest, await self._size(digest))
         return recount.report(began)
+
+    async def _count(self, what: str) -> None:
+        self._tally.counts[what] += 1
+        if self._rest is not None and self._tally.counts[what] % REST_EACH == 0:
+            await self._rest()
 
     async def _size(self, digest: Digest) -> int:
         try:

@@ -163,7 +163,7 @@ class Uploads:
     async def put(self, repository: RepositoryName, digest: Digest, body: Body) -> None:
         """Take a whole blob in one request (end-4b). Raises DigestInvalid, TooLarge, QuotaExceeded."""
         self._refuse_too_large(0, body)
-        await self._room(repository, body.length or 0, digest)
+        await self._room(repository, body.length or 0)
         begun = await self._begin(repository, digest.algorithm)
         try:
             await self.finish(repository, begun.record.id, digest, body)
@@ -191,7 +191,7 @@ class Uploads:
         with self._slot() if not body.is_empty else contextlib.nullcontext():
             async with self._refusable(repository, upload), self._writer(repository, upload) as writer:
                 # Without a body, what counts is whether the blob fits: the commit looks at that.
-                room = NO_LIMIT if body.is_empty else await self._room(repository, 0, digest)
+                room = NO_LIMIT if body.is_empty else await self._room(repository, 0)
                 self._check(writer, body, room)
                 writer.also_hash(digest.algorithm)
                 if not body.is_empty:
@@ -199,12 +199,9 @@ class Uploads:
                     await self._receive(writer, body, room, save=False, keep=not aimed)
                 await self._commit(repository, writer, digest)
 
-    async def _room(self, repository: RepositoryName, size: int, digest: Digest | None = None) -> Room:
+    async def _room(self, repository: RepositoryName, size: int) -> Room:
         """How much may come in. Raises QuotaExceeded if that is less than `size`."""
-        if self._quotas is None:
-            return NO_LIMIT
-        known = digest if digest is not None and digest.algorithm == SHA256 else None
-        return await self._quotas.admit(repository, size, known)
+        return NO_LIMIT if self._quotas is None else await self._quotas.admit(repository, size)
 
     @asynccontextmanager
     async def _refusable(self, repository: RepositoryName, upload: str) -> AsyncIterator[None]:

@@ -150,17 +150,43 @@ async def test_a_mount_counts_and_is_refused_where_it_does_not_fit() -> None:
     assert not await services.blob_store.exists(REPOSITORY, Digest.of(b"abcdefgh"))
 
 
-async def test_in_a_full_prefix_what_it_holds_can_be_mounted_pushed_and_tagged_again() -> None:
+async def test_in_a_full_prefix_what_it_holds_can_be_mounted_and_tagged_again() -> None:
     services = Services(quotas={"team": IMAGE_BYTES})
     await services.push(image())
     await services.usage_sweep().sweep()
 
     assert await services.uploads.mount(OTHER, Digest.of(LAYER), REPOSITORY)
-    await services.uploads.put(OTHER, Digest.of(CONFIG), body(CONFIG))
+    assert await services.uploads.mount(OTHER, Digest.of(CONFIG), REPOSITORY)
     await services.manifests.put(OTHER, LATEST, IMAGE, media_type=None)
     await services.manifests.put(REPOSITORY, Tag("v2"), IMAGE, media_type=None)
 
     assert await services.used("team") == IMAGE_BYTES
+
+
+async def test_whether_a_full_prefix_holds_a_blob_is_not_told_to_who_does_not_have_its_bytes() -> None:
+    services = Services(quotas={"team": 10})
+    await services.push_blob(b"0123456789", repository=OTHER)
+    await services.usage_sweep().sweep()
+    told = []
+
+    for digest in (Digest.of(b"0123456789"), Digest.of(b"something else")):
+        with pytest.raises(QuotaExceeded) as raised:
+            await services.uploads.put(REPOSITORY, digest, body(b"guess"))
+        told.append(raised.value.message)
+
+    assert told[0] == told[1]
+
+
+async def test_a_blob_that_the_prefix_holds_already_fits_in_any_case_once_its_bytes_are_there() -> None:
+    services = Services(quotas={"team": 10})
+    upload = (await services.uploads.begin(REPOSITORY)).record.id
+    await services.uploads.append(REPOSITORY, upload, body(b"0123456789"))
+    await services.push_blob(b"0123456789", repository=OTHER)
+    await services.usage_sweep().sweep()
+
+    await services.uploads.finish(REPOSITORY, upload, Digest.of(b"0123456789"), body(chunked=False))
+
+    assert await services.used("team") == 10
 
 
 async def test_where_the_quota_was_lowered_only_what_is_new_is_refused() -> None:
