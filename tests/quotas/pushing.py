@@ -2,6 +2,7 @@
 
 import json
 import os
+from array import array
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,3 +68,19 @@ def linked_bytes(data: Path, prefix: str) -> int:
         if link.parts[-4] in {"_layers", "revisions"}:
             found.add(link.read_text().removeprefix("sha256:"))
     return sum((data / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data").stat().st_size for name in found)
+
+
+def told_bytes(data: Path, prefix: str) -> int:
+    """Bytes that a data directory tells a prefix to hold, read as docs/reference/storage-format.md describes it."""
+    usage = data / "pierhead/usage" / prefix
+    size, counted = 0, set[int]()
+    if (usage / "_head").exists():
+        head = json.loads((usage / "_head").read_bytes())
+        numbers = array("Q", (usage / "_counted" / head["counted"]).read_bytes())
+        size, counted = int(head["size"]), set(numbers[: len(numbers) // 2])
+    added: dict[int, int] = {}
+    for addition in usage.glob("_added/*"):
+        _time, length, encoded, _id = addition.name.split("-")
+        if int(encoded[:16], 16) not in counted:
+            added[int(encoded[:16], 16)] = int(length)
+    return size + sum(added.values())
