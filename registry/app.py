@@ -53,6 +53,8 @@ from registry.immutability import Immutability
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
+from registry.quota_rules import QuotaRules
+from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
@@ -60,6 +62,7 @@ from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
+from registry.usage_sweeps import UsageSweep
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -77,6 +80,7 @@ from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+from storage.usage import UsageStore
 
 log = structlog.get_logger(__name__)
 
@@ -240,6 +244,8 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         raise CannotStart(str(error)) from error
     history = HistoryStore(driver, time.time, _new_id)
     stores = _stores(driver, history)
+    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    quotas = Quotas(rules, usage_store) if rules else None
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         stores.blobs,
@@ -252,8 +258,9 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             limits.upload_ended_seconds,
         ),
         new_id=_new_id,
+        quotas=quotas,
     )
-    manifests, repositories = _rules(settings, driver, stores)
+    manifests, repositories = _rules(settings, driver, stores, quotas)
     endpoints = Endpoints(
         ListingEndpoints(
             Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
@@ -272,8 +279,18 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
     )
-    sweeps: dict[str, Callable[[], Awaitable[int]]] = {
-        "uploads": uploads.expire,
+    sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
+    if rules:
+        # Ahead of that of the removals, by which it is told what was removed.
+        sweeps["usage of prefixes without a quota"] = UsageSweep(
+            driver,
+            usage_store,
+            stores.catalog,
+            rules,
+            recount_seconds=settings.usage.recount_seconds,
+            warn_percent=settings.usage.warn_percent,
+        ).sweep
+    sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
     }
@@ -343,7 +360,9 @@ def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
     )
 
 
-def _rules(settings: Settings, driver: Driver, stores: ManifestStores) -> tuple[Manifests, Repositories]:
+def _rules(
+    settings: Settings, driver: Driver, stores: ManifestStores, quotas: Quotas | None = None
+) -> tuple[Manifests, Repositories]:
     immutability = Immutability(settings.immutable)
     manifests = Manifests(
         stores,
@@ -351,6 +370,7 @@ def _rules(settings: Settings, driver: Driver, stores: ManifestStores) -> tuple[
         sparse=settings.sparse,
         delete=settings.delete,
         immutability=immutability,
+        quotas=quotas,
     )
     repositories = Repositories(
         stores,
