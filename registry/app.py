@@ -63,6 +63,7 @@ from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
 from registry.usage_sweeps import UsageSweep
+from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -349,9 +350,10 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
 
 
 def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
+    arrivals = Arrivals(driver)
     return ManifestStores(
-        ManifestStore(driver),
-        BlobStore(driver),
+        ManifestStore(driver, arrivals=arrivals),
+        BlobStore(driver, arrivals=arrivals),
         TagStore(driver, history),
         ReferrerStore(driver),
         CatalogStore(driver),

@@ -324,7 +324,7 @@ class _Contents:
         return canonical
 
     async def _restore_manifest(self, digest: Digest, canonical: Digest) -> None:
-        await self._stores.manifests.link(self._repository, digest, canonical=canonical)
+        await self._stores.manifests.link(self._repository, digest, canonical=canonical, body=None)
         self._deleted.manifests -= 1
 
     async def _take_blob(self, digest: Digest) -> Digest | None:

@@ -32,6 +32,13 @@ SCRUB_CURSOR = f"{OURS}/scrub/cursor"
 USAGE = f"{OURS}/usage/"
 USAGE_REPORT = f"{USAGE}_report"
 """What every repository held when the whole store was last counted."""
+COLLECTION = f"{OURS}/gc/"
+COLLECTION_RUN = f"{COLLECTION}run"
+"""There, while a garbage collection is under way."""
+COLLECTION_LAST = f"{COLLECTION}last"
+FRESH = f"{COLLECTION}fresh/"
+DELETING = f"{COLLECTION}deleting/"
+COLLECTED = f"{COLLECTION}log/"
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -240,6 +247,31 @@ def entry_removals(name: str) -> str:
 def repository_removals(name: str) -> str:
     """Announcements that anything may be taken from a repository."""
     return f"{removals(name)}_repository/"
+
+
+def collection_removals(name: str) -> str:
+    """Announcements that a garbage collection may take any blob or manifest from a repository."""
+    return f"{removals(name)}_collection/"
+
+
+def retry_removals(name: str) -> str:
+    """Announcements of pushes that put right what a garbage collection has taken from under them."""
+    return f"{removals(name)}_again/"
+
+
+def fresh(run: str, kind: str, canonical: Digest) -> str:
+    """A blob or manifest that somebody has come to rely on while a garbage collection is under way."""
+    return f"{FRESH}{run}/{kind}/{canonical.algorithm}-{canonical.hex}"
+
+
+def deleting(low: str, high: str, name: str) -> str:
+    """Announcement that bytes may be deleted: of all digests from `low` to `high`, in hexadecimal digits."""
+    return f"{DELETING}{low}-{high}-{name}"
+
+
+def collected(name: str) -> str:
+    """What a garbage collection has taken, a batch of it."""
+    return f"{COLLECTED}{name}"
 
 
 def lease(name: str) -> str:
