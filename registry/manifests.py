@@ -35,6 +35,7 @@ from storage.together import together
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
 PUBLISH_ATTEMPTS_MAX = 20
+READ_ATTEMPTS_MAX = 20
 KNOWN_SECONDS = 0.9 * TRUSTED_SECONDS
 OBSERVED = Cause("", Why.OBSERVED)
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
@@ -126,16 +127,32 @@ class Manifests:
 
     async def get(self, repository: RepositoryName, reference: Reference) -> Manifest:
         """Read a manifest by digest or by tag (distribution-spec end-3). Raises ManifestUnknown."""
-        stores = self._stores
         try:
-            digest = reference if isinstance(reference, Digest) else await stores.tags.get(repository, reference)
-            canonical = await stores.manifests.resolve(repository, digest)
-            text = self._cache.get(digest)
-            if text is None:
-                text = _Text.of((await stores.manifests.read(digest, canonical)).body)
-                self._cache.add(digest, text)
+            if isinstance(reference, Digest):
+                return await self._read(repository, reference)
+            return await self._read_tagged(repository, reference)
         except NotFound as error:
             raise _unknown(error) from error
+
+    async def _read_tagged(self, repository: RepositoryName, tag: Tag) -> Manifest:
+        digest = await self._stores.tags.get(repository, tag)
+        for _attempt in range(READ_ATTEMPTS_MAX):
+            try:
+                return await self._read(repository, digest)
+            except NotFound:
+                # It may have been deleted, or collected, after the tag had moved on.
+                before, digest = digest, await self._stores.tags.get(repository, tag)
+                if digest == before:
+                    raise
+        raise StorageUnavailable("the tag is being moved by too many at once", key=tag)
+
+    async def _read(self, repository: RepositoryName, digest: Digest) -> Manifest:
+        stores = self._stores
+        canonical = await stores.manifests.resolve(repository, digest)
+        text = self._cache.get(digest)
+        if text is None:
+            text = _Text.of((await stores.manifests.read(digest, canonical)).body)
+            self._cache.add(digest, text)
         media_type = text.named_type
         if media_type is None:
             # Not cached: it is deleted with the manifest, maybe through another worker.
