@@ -14,6 +14,7 @@ from registry.media_types import MANIFESTS
 from registry.quantities import Bytes, Count, Seconds
 from registry.quota_rules import Quota, refuse_twice
 from registry.stores import BucketPlace, parse_place
+from registry.tag_rules import ImmutableTags
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~/-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
@@ -166,7 +167,9 @@ def _tables(value: object) -> object:
         except ValueError:
             raise ValueError("expected a JSON list of objects") from None
     if not isinstance(value, list | tuple):
-        raise ValueError("expected a list of tables: in the file [[auth.oidc]] and the like, with two brackets")
+        raise ValueError(
+            "expected a list of tables: in the file [[immutable]], [[auth.oidc]] and the like, with two brackets"
+        )
     return value
 
 
@@ -426,6 +429,9 @@ class Settings(BaseModel):
     manifest_types: Annotated[tuple[str, ...], BeforeValidator(_texts)] = Field(
         (),
         description="Further media types of manifests, which are taken as they are, without a look at their content.",
+    )
+    immutable: Annotated[tuple[ImmutableTags, ...], BeforeValidator(_tables)] = Field(
+        (), description="Tags that can't be moved or deleted once they are set, see keep-tags-in-order.md."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged, and all above it."

@@ -62,6 +62,11 @@ def pointer(key: str) -> str:
     return f"{POINTERS}{key}"
 
 
+def repository_records(name: str) -> tuple[str, ...]:
+    """What is known of a repository's past: nothing relies on it."""
+    return (histories(name),)
+
+
 def layers(name: str) -> str:
     """All blobs that a repository may read."""
     return f"{_repository(name)}/_layers/"
@@ -112,6 +117,11 @@ def tag_index_link(name: str, tag: str, digest: Digest) -> str:
     return f"{tag_index(name, tag)}{digest.algorithm}/{digest.hex}/link"
 
 
+def uploads(name: str) -> str:
+    """All upload sessions of a repository that distribution knows."""
+    return f"{_repository(name)}/_uploads/"
+
+
 def upload(name: str, upload: str) -> str:
     """Everything of an upload session that distribution knows; no object lies here itself."""
     return f"{_repository(name)}/_uploads/{upload}"
@@ -153,9 +163,14 @@ def history_record(name: str, tag: str, *, time: int, new: Digest | None, record
     return f"{history(name, tag)}{time:0{TIME_DIGITS}}.{change}.{record}"
 
 
+def media_types(name: str) -> str:
+    """All media types of a repository that are stored beside manifests."""
+    return f"{_ours(name)}/_types/"
+
+
 def media_type(name: str, digest: Digest) -> str:
     """The media type of a manifest whose bytes do not tell it."""
-    return f"{_ours(name)}/_types/{digest.algorithm}/{digest.hex}"
+    return f"{media_types(name)}{digest.algorithm}/{digest.hex}"
 
 
 def damaged(canonical: Digest) -> str:
@@ -203,6 +218,11 @@ def entry_removals(name: str) -> str:
     return f"{removals(name)}_catalog/"
 
 
+def repository_removals(name: str) -> str:
+    """Announcements that anything may be taken from a repository."""
+    return f"{removals(name)}_repository/"
+
+
 def lease(name: str) -> str:
     """Who does a piece of background work now."""
     return f"{LEASES}{name}"
@@ -228,9 +248,14 @@ def usage_additions(prefix: str) -> str:
     return f"{usage(prefix)}_added/"
 
 
+def subjects(name: str) -> str:
+    """Everything in a repository that refers to any subject."""
+    return f"{_ours(name)}/_referrers/"
+
+
 def referrers(name: str, subject: Digest) -> str:
     """Everything that refers to a subject."""
-    return f"{_ours(name)}/_referrers/{subject.algorithm}/{subject.hex}/"
+    return f"{subjects(name)}{subject.algorithm}/{subject.hex}/"
 
 
 def referrer(name: str, subject: Digest, digest: Digest) -> str:

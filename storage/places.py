@@ -147,7 +147,7 @@ def _in_removals(key: str, repository: str, tail: Sequence[str]) -> Place:
             return _digested(key, Kind.REMOVAL, algorithm, encoded, repository=repository, name=name)
         case ["_tags", tag, _]:
             return Place(key, Kind.REMOVAL, repository, tag)
-        case ["_catalog", _]:
+        case ["_catalog" | "_repository", _]:
             return Place(key, Kind.REMOVAL, repository)
     return _stray(key)
 

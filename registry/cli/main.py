@@ -10,6 +10,7 @@ from registry.cli.audit import app as audit
 from registry.cli.check_config import check_config
 from registry.cli.help import examples
 from registry.cli.policy import policy
+from registry.cli.repositories import app as repositories
 from registry.cli.robots import app as tokens
 from registry.cli.serve import serve
 from registry.cli.storage import app as storage
@@ -48,6 +49,7 @@ app.command("usage", epilog=examples("usage --data /srv/images", "usage acme --d
 app.add_typer(users, name="user")
 app.add_typer(tokens, name="token")
 app.add_typer(policy, name="policy")
+app.add_typer(repositories, name="repo")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")

@@ -65,7 +65,7 @@ class _Tree:
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
-            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog)/[0-9a-f]{{32}}", self._time),
+            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository)/[0-9a-f]{{32}}", self._time),
             (rf"pierhead/usage/{NAME}/_head", self._usage),
             (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
             (rf"pierhead/usage/{NAME}/_added/\d{{16}}-\d+-[0-9a-f]{{64}}-[0-9a-f]{{32}}", self._empty),

@@ -1,17 +1,21 @@
 """The rules of one registry over a store in memory, and pushes in one line."""
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from registry.blobs import Blobs
 from registry.catalog import Catalog
+from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores, Pushed
 from registry.names import Reference, RepositoryName, Tag
 from registry.quota_rules import Quota, QuotaRules
 from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
+from registry.repositories import Repositories
+from registry.tag_rules import ImmutableTags
 from registry.tags import Tags
 from registry.uploads import Body, UploadLimits, Uploads
 from registry.usage_sweeps import UsageSweep
@@ -23,6 +27,7 @@ from storage.manifests import ManifestStore
 from storage.memory import MemoryDriver
 from storage.referrers import ReferrerStore
 from storage.removals import RemovalStore
+from storage.repositories import RepositoryStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 from storage.usage import UsageStore
@@ -50,6 +55,8 @@ class Services:
         sparse: bool = False,
         opaque_types: Sequence[str] = (),
         quotas: Mapping[str, int] | None = None,
+        immutable: Sequence[ImmutableTags] = (),
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
@@ -71,14 +78,25 @@ class Services:
             new_id=lambda: f"upload-{next(_ids)}",
             quotas=None if quotas is None else self.quotas,
         )
+        stores = ManifestStores(
+            self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
+        )
         self.manifests = Manifests(
-            ManifestStores(
-                self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
-            ),
+            stores,
             opaque_types=opaque_types,
             sparse=sparse,
             delete=delete,
             quotas=None if quotas is None else self.quotas,
+            immutability=Immutability(immutable),
+        )
+        self.repositories = Repositories(
+            stores,
+            self.manifests,
+            self.upload_store,
+            RepositoryStore(self.driver),
+            immutability=Immutability(immutable),
+            delete=delete,
+            pause=pause,
         )
         self.references = References(self.manifest_store)
         self.blobs = Blobs(self.blob_store, self.removals, self.references, delete=delete)
