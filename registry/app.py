@@ -26,6 +26,7 @@ from registry.api.responses import Response
 from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
+from registry.api.usage import UsageEndpoints
 from registry.asgi import AnswerBroken, CannotStart
 from registry.audit.chain import KeyInvalid, load_key
 from registry.audit.events import EventKind
@@ -269,6 +270,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ),
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
+        UsageEndpoints(quotas),
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
     if usage_sweep is not None:
