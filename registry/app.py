@@ -26,6 +26,7 @@ from registry.api.responses import Response
 from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
+from registry.api.usage import UsageEndpoints
 from registry.asgi import AnswerBroken, CannotStart
 from registry.audit.chain import KeyInvalid, load_key
 from registry.audit.events import EventKind
@@ -245,8 +246,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         raise CannotStart(str(error)) from error
     history = HistoryStore(driver, time.time, _new_id)
     stores = _stores(driver, history)
-    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
-    quotas = Quotas(rules, usage_store) if rules else None
+    quotas, usage_sweep = _build_quotas(settings, driver, stores.catalog)
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         stores.blobs,
@@ -279,18 +279,12 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ),
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
+        UsageEndpoints(quotas),
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
-    if rules:
+    if usage_sweep is not None:
         # Ahead of that of the removals, by which it is told what was removed.
-        sweeps["usage of prefixes without a quota"] = UsageSweep(
-            driver,
-            usage_store,
-            stores.catalog,
-            rules,
-            recount_seconds=settings.usage.recount_seconds,
-            warn_percent=settings.usage.warn_percent,
-        ).sweep
+        sweeps["usage of prefixes without a quota"] = usage_sweep.sweep
     sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
@@ -383,6 +377,23 @@ def _rules(
         delete=settings.delete,
     )
     return manifests, repositories
+
+
+def _build_quotas(
+    settings: Settings, driver: Driver, catalog: CatalogStore
+) -> tuple[Quotas, UsageSweep] | tuple[None, None]:
+    rules, store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    if not rules:
+        return None, None
+    sweep = UsageSweep(
+        driver,
+        store,
+        catalog,
+        rules,
+        recount_seconds=settings.usage.recount_seconds,
+        warn_percent=settings.usage.warn_percent,
+    )
+    return Quotas(rules, store), sweep
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
