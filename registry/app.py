@@ -48,7 +48,8 @@ from registry.certificates import CertificateProblem, name_of_certificate, serve
 from registry.config import Auth, Settings
 from registry.errors import NotThere
 from registry.histories import Histories
-from registry.janitor import Janitor
+from registry.imports import HistoryUpkeep, Imports
+from registry.janitor import Janitor, seldom
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
 from registry.references import References
@@ -71,6 +72,9 @@ from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+
+HISTORY_SWEEPS = 12
+"""In so many sweeps the records of all histories are listed once: an hour, by default."""
 
 log = structlog.get_logger(__name__)
 
@@ -226,22 +230,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
     except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
-    blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
-    removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
-    history = HistoryStore(driver, time.time, _new_id)
-    stores = ManifestStores(
-        manifest_store,
-        blob_store,
-        TagStore(driver, history),
-        ReferrerStore(driver),
-        catalog_store,
-        removals,
-        driver.capabilities.calls_at_once,
-    )
+    stores, history = _manifest_stores(driver)
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
-        blob_store,
-        catalog_store,
+        stores.blobs,
+        stores.catalog,
         limits=UploadLimits(
             limits.uploads_max,
             limits.blob_bytes_max,
@@ -254,12 +247,12 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
     table = routes(
         ListingEndpoints(
-            Tags(stores.tags, removals, manifest_store, catalog_store),
-            Referrers(stores.referrers, manifest_store),
-            Catalog(catalog_store),
+            Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
+            Referrers(stores.referrers, stores.manifests),
+            Catalog(stores.catalog),
         ),
         BlobEndpoints(
-            Blobs(blob_store, removals, References(manifest_store), delete=settings.delete),
+            Blobs(stores.blobs, stores.removals, References(stores.manifests), delete=settings.delete),
             auditor,
             _build_redirects(settings, driver),
         ),
@@ -268,7 +261,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
         ),
         HistoryEndpoints(
-            Histories(history, manifests, manifest_store, calls_at_once=driver.capabilities.calls_at_once), auditor
+            Histories(history, manifests, stores.manifests, calls_at_once=driver.capabilities.calls_at_once), auditor
         ),
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {
@@ -279,8 +272,25 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
     leases = LeaseStore(driver, new_id=_new_id)
+    upkeep = HistoryUpkeep(
+        Imports(driver, history),
+        history,
+        clock=time.time,
+        keep_seconds=settings.history.keep_seconds,
+        last=settings.history.keep_last,
+    )
+    rest_seconds = HISTORY_SWEEPS * limits.sweep_seconds
+    sweeps["records of histories"] = partial(seldom, leases, "history", upkeep.run, rest_seconds=rest_seconds)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
     return Registry(driver, Router(table), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts)
+
+
+def histories_of(settings: Settings, driver: Driver) -> tuple[TagStore, Histories]:
+    """Connect the tags and their histories of a store, for a command line that works on it."""
+    stores, history = _manifest_stores(driver)
+    manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse)
+    calls_at_once = driver.capabilities.calls_at_once
+    return stores.tags, Histories(history, manifests, stores.manifests, calls_at_once=calls_at_once)
 
 
 def check_files(settings: Settings) -> None:
@@ -314,6 +324,20 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
         bytes_max=audit.bytes_max,
         keep=audit.keep,
     )
+
+
+def _manifest_stores(driver: Driver) -> tuple[ManifestStores, HistoryStore]:
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = ManifestStores(
+        ManifestStore(driver),
+        BlobStore(driver),
+        TagStore(driver, history),
+        ReferrerStore(driver),
+        CatalogStore(driver),
+        RemovalStore(driver, clock=time.time, new_id=_new_id),
+        driver.capabilities.calls_at_once,
+    )
+    return stores, history
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:

@@ -13,6 +13,7 @@ from registry.cli.policy import policy
 from registry.cli.robots import app as tokens
 from registry.cli.serve import serve
 from registry.cli.storage import app as storage
+from registry.cli.tags import app as tags
 from registry.cli.tls import app as tls
 from registry.cli.users import app as users
 from registry.cli.verify import verify
@@ -47,6 +48,7 @@ app.add_typer(policy, name="policy")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")
+app.add_typer(tags, name="tags")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer

@@ -33,6 +33,7 @@ PLACES = [
     Place(f"{keys.entry_removals(NAME)}a1", Kind.REMOVAL, NAME),
     Place(keys.LAYOUT, Kind.LAYOUT),
     Place(keys.UNADOPTED, Kind.UNADOPTED),
+    Place(keys.IMPORTED, Kind.IMPORTED),
     Place(keys.lease("sweep"), Kind.LEASE, name="sweep"),
 ]
 
