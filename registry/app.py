@@ -20,9 +20,10 @@ from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.redirects import Redirects
+from registry.api.repositories import RepositoryEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
-from registry.api.routes import Router, Shape, Target, parse_path, routes
+from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
 from registry.asgi import AnswerBroken, CannotStart
@@ -48,17 +49,24 @@ from registry.certificates import CertificateProblem, name_of_certificate, serve
 from registry.config import Auth, Settings
 from registry.errors import NotThere
 from registry.histories import Histories
+from registry.immutability import Immutability
 from registry.imports import HistoryUpkeep, Imports
 from registry.janitor import Janitor, seldom
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
+from registry.quota_rules import QuotaRules
+from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
+from registry.repositories import Repositories
+from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
+from registry.usage_sweeps import UsageSweep
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
 from storage.history import HistoryStore
@@ -68,10 +76,12 @@ from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
 from storage.removals import RemovalStore
+from storage.repositories import RepositoryStore
 from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+from storage.usage import UsageStore
 
 HISTORY_SWEEPS = 12
 """In so many sweeps the records of all histories are listed once: an hour, by default."""
@@ -112,10 +122,12 @@ class Registry:
         *,
         prefix: str,
         is_trusted: Callable[[str], bool],
+        scrubber: Scrubber | None = None,
     ) -> None:
         self._driver = driver
         self._router = router
         self._janitor = janitor
+        self._scrubber = scrubber
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -133,6 +145,8 @@ class Registry:
             await self._audit.trail.start()
             await self._audit.watch.start()
         self._janitor.start()
+        if self._scrubber is not None:
+            self._scrubber.start()
 
     async def prove(self) -> None:
         """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
@@ -156,6 +170,8 @@ class Registry:
     async def close(self) -> None:
         """End background work and let go of the store."""
         await self._janitor.close()
+        if self._scrubber is not None:
+            await self._scrubber.close()
         if self._audit is not None:
             await self._audit.watch.close()
             await self._audit.trail.close()
@@ -230,7 +246,10 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
     except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
-    stores, history = _manifest_stores(driver)
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    quotas = Quotas(rules, usage_store) if rules else None
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         stores.blobs,
@@ -243,9 +262,10 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             limits.upload_ended_seconds,
         ),
         new_id=_new_id,
+        quotas=quotas,
     )
-    manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
-    table = routes(
+    manifests, repositories = _rules(settings, driver, stores, quotas)
+    endpoints = Endpoints(
         ListingEndpoints(
             Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
             Referrers(stores.referrers, stores.manifests),
@@ -260,12 +280,21 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ManifestEndpoints(
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
         ),
-        HistoryEndpoints(
-            Histories(history, manifests, stores.manifests, calls_at_once=driver.capabilities.calls_at_once), auditor
-        ),
+        HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
+        RepositoryEndpoints(repositories, auditor),
     )
-    sweeps: dict[str, Callable[[], Awaitable[int]]] = {
-        "uploads": uploads.expire,
+    sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
+    if rules:
+        # Ahead of that of the removals, by which it is told what was removed.
+        sweeps["usage of prefixes without a quota"] = UsageSweep(
+            driver,
+            usage_store,
+            stores.catalog,
+            rules,
+            recount_seconds=settings.usage.recount_seconds,
+            warn_percent=settings.usage.warn_percent,
+        ).sweep
+    sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
     }
@@ -282,15 +311,29 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     rest_seconds = HISTORY_SWEEPS * limits.sweep_seconds
     sweeps["records of histories"] = partial(seldom, leases, "history", upkeep.run, rest_seconds=rest_seconds)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
-    return Registry(driver, Router(table), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts)
+    return Registry(
+        driver,
+        Router(routes(endpoints)),
+        janitor,
+        gate,
+        audit,
+        prefix=settings.prefix,
+        is_trusted=settings.trusts,
+        scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
+    )
+
+
+def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
+    """Make what deletes on the store itself, for the command line."""
+    return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
 
 
 def histories_of(settings: Settings, driver: Driver) -> tuple[TagStore, Histories]:
     """Connect the tags and their histories of a store, for a command line that works on it."""
-    stores, history = _manifest_stores(driver)
-    manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse)
-    calls_at_once = driver.capabilities.calls_at_once
-    return stores.tags, Histories(history, manifests, stores.manifests, calls_at_once=calls_at_once)
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    manifests, _repositories = _rules(settings, driver, stores)
+    return stores.tags, Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once)
 
 
 def check_files(settings: Settings) -> None:
@@ -326,9 +369,8 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
     )
 
 
-def _manifest_stores(driver: Driver) -> tuple[ManifestStores, HistoryStore]:
-    history = HistoryStore(driver, time.time, _new_id)
-    stores = ManifestStores(
+def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
+    return ManifestStores(
         ManifestStore(driver),
         BlobStore(driver),
         TagStore(driver, history),
@@ -337,7 +379,29 @@ def _manifest_stores(driver: Driver) -> tuple[ManifestStores, HistoryStore]:
         RemovalStore(driver, clock=time.time, new_id=_new_id),
         driver.capabilities.calls_at_once,
     )
-    return stores, history
+
+
+def _rules(
+    settings: Settings, driver: Driver, stores: ManifestStores, quotas: Quotas | None = None
+) -> tuple[Manifests, Repositories]:
+    immutability = Immutability(settings.immutable)
+    manifests = Manifests(
+        stores,
+        opaque_types=settings.manifest_types,
+        sparse=settings.sparse,
+        delete=settings.delete,
+        immutability=immutability,
+        quotas=quotas,
+    )
+    repositories = Repositories(
+        stores,
+        manifests,
+        UploadStore(driver, clock=time.time),
+        RepositoryStore(driver),
+        immutability=immutability,
+        delete=settings.delete,
+    )
+    return manifests, repositories
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
@@ -356,6 +420,21 @@ def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
     watched = {path: kind for path, kind in files.items() if path is not None}
     auditor = Auditor(trail, required=settings.audit.required)
     return AuditParts(trail, auditor, FileWatch(trail, driver, watched))
+
+
+def _build_scrubber(
+    settings: Settings, driver: Driver, blobs: BlobStore, leases: LeaseStore, auditor: Auditor
+) -> Scrubber | None:
+    async def told(digest: Digest) -> None:
+        try:
+            await auditor.write(EventKind.BLOB_DAMAGED, actor="scrub", address="", detail={"digest": str(digest)})
+        except AuditUnavailable as error:
+            log.error("an event is not in the audit trail", event_kind=EventKind.BLOB_DAMAGED.value, reason=str(error))
+
+    scrub = settings.scrub
+    if not scrub.enabled:
+        return None
+    return Scrubber(driver, blobs, leases, rate=scrub.rate, period_seconds=scrub.period_seconds, told=told)
 
 
 def _build_redirects(settings: Settings, driver: Driver) -> Redirects | None:

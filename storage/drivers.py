@@ -152,6 +152,10 @@ class Reader(Protocol):
         """
         ...
 
+    def read_once(self) -> None:
+        """Say, ahead of the first piece, that nobody will read the bytes again soon: caches need not keep them."""
+        ...
+
     async def close(self) -> None:
         """Let go of the object. Safe to call twice."""
         ...
@@ -322,6 +326,13 @@ class Driver(Protocol):
 
     async def discard(self, key: str, *, record: str = "") -> None:
         """Drop a staged object and its record, also from under its writer; dropping what is absent is fine."""
+        ...
+
+    async def tidy(self, prefix: str) -> None:
+        """Remove the folders below a prefix that hold nothing, and it itself, where there are such things as folders.
+
+        For whoever has deleted everything there; what is written meanwhile makes its folders anew.
+        """
         ...
 
     async def sweep(self, *, older_than_seconds: float) -> int:

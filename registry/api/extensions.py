@@ -46,11 +46,12 @@ OF_A_REPOSITORY: Sequence[Extension] = (
     DISCOVERY,
     Extension(
         "_pierhead",
-        "histories of tags, and the way back",
+        "histories of tags, and the way back; DELETE of a whole repository",
         (
             "_pierhead/tags/{tag}/history",
             "_pierhead/tags/{tag}/rollback",
             "_pierhead/tags/{tag}/restore",
+            "_pierhead/repository",
         ),
     ),
 )

@@ -17,6 +17,7 @@ from registry.api.blobs import BlobEndpoints
 from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
+from registry.api.repositories import RepositoryEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
 from registry.api.uploads import UploadEndpoints
@@ -42,6 +43,7 @@ class Shape(Enum):
     TAG_HISTORY = "<name>/_pierhead/tags/<tag>/history"
     TAG_ROLLBACK = "<name>/_pierhead/tags/<tag>/rollback"
     TAG_RESTORATION = "<name>/_pierhead/tags/<tag>/restore"
+    REPOSITORY = "<name>/_pierhead/repository"
     TOKEN = "/token"  # noqa: S105  # no password
     """Beside `/v2/`, and in no line of the table."""
 
@@ -75,35 +77,42 @@ class Target:
     tail: str = ""
 
 
-def routes(
-    listings: ListingEndpoints,
-    blobs: BlobEndpoints,
-    uploads: UploadEndpoints,
-    manifests: ManifestEndpoints,
-    histories: HistoryEndpoints,
-) -> Sequence[Route]:
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Everything that answers requests."""
+
+    listings: ListingEndpoints
+    blobs: BlobEndpoints
+    uploads: UploadEndpoints
+    manifests: ManifestEndpoints
+    histories: HistoryEndpoints
+    repositories: RepositoryEndpoints
+
+
+def routes(endpoints: Endpoints) -> Sequence[Route]:
     """Every endpoint; HEAD is answered as GET is, without the body, unless it has a line of its own."""
     return (
-        Route("GET", Shape.PING, Action.ANY, listings.ping),
-        Route("GET", Shape.CATALOG, Action.CATALOG, listings.catalog),
-        Route("GET", Shape.DISCOVER, Action.ANY, listings.discover),
-        Route("GET", Shape.DISCOVER_REPOSITORY, Action.PULL, listings.discover),
-        Route("GET", Shape.TAGS, Action.PULL, listings.tags),
-        Route("GET", Shape.REFERRERS, Action.PULL, listings.referrers),
-        Route("GET", Shape.BLOB, Action.PULL, blobs.get),
-        Route("HEAD", Shape.BLOB, Action.PULL, blobs.head),
-        Route("DELETE", Shape.BLOB, Action.DELETE, blobs.delete),
-        Route("GET", Shape.MANIFEST, Action.PULL, manifests.get),
-        Route("PUT", Shape.MANIFEST, Action.PUSH, manifests.put),
-        Route("DELETE", Shape.MANIFEST, Action.DELETE, manifests.delete),
-        Route("POST", Shape.UPLOADS, Action.PUSH, uploads.begin),
-        Route("PATCH", Shape.UPLOAD, Action.PUSH, uploads.append),
-        Route("PUT", Shape.UPLOAD, Action.PUSH, uploads.finish),
-        Route("GET", Shape.UPLOAD, Action.PUSH, uploads.get),
-        Route("DELETE", Shape.UPLOAD, Action.PUSH, uploads.cancel),
-        Route("GET", Shape.TAG_HISTORY, Action.PULL, histories.history),
-        Route("POST", Shape.TAG_ROLLBACK, Action.PUSH, histories.rollback),
-        Route("POST", Shape.TAG_RESTORATION, Action.PUSH, histories.restore),
+        Route("GET", Shape.PING, Action.ANY, endpoints.listings.ping),
+        Route("GET", Shape.CATALOG, Action.CATALOG, endpoints.listings.catalog),
+        Route("GET", Shape.DISCOVER, Action.ANY, endpoints.listings.discover),
+        Route("GET", Shape.DISCOVER_REPOSITORY, Action.PULL, endpoints.listings.discover),
+        Route("GET", Shape.TAGS, Action.PULL, endpoints.listings.tags),
+        Route("GET", Shape.REFERRERS, Action.PULL, endpoints.listings.referrers),
+        Route("GET", Shape.BLOB, Action.PULL, endpoints.blobs.get),
+        Route("HEAD", Shape.BLOB, Action.PULL, endpoints.blobs.head),
+        Route("DELETE", Shape.BLOB, Action.DELETE, endpoints.blobs.delete),
+        Route("GET", Shape.MANIFEST, Action.PULL, endpoints.manifests.get),
+        Route("PUT", Shape.MANIFEST, Action.PUSH, endpoints.manifests.put),
+        Route("DELETE", Shape.MANIFEST, Action.DELETE, endpoints.manifests.delete),
+        Route("POST", Shape.UPLOADS, Action.PUSH, endpoints.uploads.begin),
+        Route("PATCH", Shape.UPLOAD, Action.PUSH, endpoints.uploads.append),
+        Route("PUT", Shape.UPLOAD, Action.PUSH, endpoints.uploads.finish),
+        Route("GET", Shape.UPLOAD, Action.PUSH, endpoints.uploads.get),
+        Route("DELETE", Shape.UPLOAD, Action.PUSH, endpoints.uploads.cancel),
+        Route("GET", Shape.TAG_HISTORY, Action.PULL, endpoints.histories.history),
+        Route("POST", Shape.TAG_ROLLBACK, Action.PUSH, endpoints.histories.rollback),
+        Route("POST", Shape.TAG_RESTORATION, Action.PUSH, endpoints.histories.restore),
+        Route("DELETE", Shape.REPOSITORY, Action.DELETE, endpoints.repositories.delete),
     )
 
 
@@ -155,6 +164,13 @@ def parse_path(path: str) -> Target:
             return Target(Shape.MANIFEST, _name(name), reference)
         case [*name, "referrers", digest]:
             return Target(Shape.REFERRERS, _name(name), digest)
+    return _parse_extension(parts)
+
+
+def _parse_extension(parts: Sequence[str]) -> Target:
+    match parts:
+        case [*name, "_pierhead", "repository"]:
+            return Target(Shape.REPOSITORY, _name(name))
     raise NotThere("there is nothing at this address: the API is below /v2/")
 
 

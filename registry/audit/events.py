@@ -42,6 +42,8 @@ class EventKind(Enum):
     TAG_RESTORED = "tag-restored"
     MANIFEST_DELETED = "manifest-deleted"
     BLOB_DELETED = "blob-deleted"
+    REPOSITORY_DELETED = "repository-deleted"
+    BLOB_DAMAGED = "blob-damaged"
     MOUNT = "mount"
     POLICY_CHANGED = "policy-changed"
     USERS_CHANGED = "users-changed"

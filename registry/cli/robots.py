@@ -17,7 +17,7 @@ from registry.auth.identities import Grant
 from registry.auth.robots import RobotError, Robots, TooManyTokens, check_robot_name, parse_actions
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
-from registry.cli.operators import operator_name
+from registry.cli.operator import operator_name
 from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
 from registry.findings import printable

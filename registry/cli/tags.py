@@ -16,7 +16,7 @@ from registry.audit.events import Event, EventKind
 from registry.audit.trails import AuditUnavailable, Trail
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
-from registry.cli.operators import operator_name
+from registry.cli.operator import operator_name
 from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
 from registry.errors import BadRequest, ManifestInvalid, NameInvalid, RegistryError
@@ -54,6 +54,7 @@ class Opened:
 
     tags: TagStore
     histories: Histories
+    who: str
     record: Callable[[Event], Awaitable[None]]
 
 
@@ -192,7 +193,7 @@ def restore(reference: Reference, *, data: Data = None, config: Config = None, a
 
 async def _going(opened: Opened, kind: EventKind, name: RepositoryName, tag: Tag, target: Target | None) -> Way:
     """Go back, and write down what was done, also if it failed half-way."""
-    changes, who = Changes(), f"operator:{operator_name()}"
+    changes, who = Changes(), opened.who
     try:
         if target is None:
             return await opened.histories.restore(name, tag, who=who, changes=changes)
@@ -218,7 +219,7 @@ def _work(
     from registry.asgi import CannotStart  # noqa: PLC0415
 
     settings = load_or_exit(config, {"data": data}).settings
-    operator_name()  # asked before the command becomes the owner of the store
+    who = f"operator:{operator_name()}"  # asked before the command becomes the owner of the store
 
     async def opened() -> int:
         driver = open_driver(settings)
@@ -236,7 +237,7 @@ def _work(
                 await trail.start()
             tags, histories = histories_of(settings, driver)
             try:
-                return await work(Opened(tags, histories, record))
+                return await work(Opened(tags, histories, who, record))
             except BadRequest as error:
                 _say(command, error.message)
                 return REFUSED

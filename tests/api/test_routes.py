@@ -26,6 +26,7 @@ TAILS = {
     Shape.TAG_HISTORY: tags,
     Shape.TAG_ROLLBACK: tags,
     Shape.TAG_RESTORATION: tags | st.sampled_from([*ROUTE_WORDS, "_pierhead", "history"]),
+    Shape.REPOSITORY: st.just(""),
 }
 
 

@@ -2,15 +2,10 @@
 
 import os
 import pwd
-from functools import cache
 
 
-@cache
 def operator_name() -> str:
-    """Who runs the command, for people to read: it proves nothing.
-
-    Asked first before a command becomes the owner of a store, it stays who it was.
-    """
+    """The name of whoever runs the command, for people to read: it proves nothing."""
     if name := os.environ.get("SUDO_USER"):
         return name
     try:
