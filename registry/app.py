@@ -51,7 +51,8 @@ from registry.config import Auth, Settings
 from registry.errors import NotThere
 from registry.histories import Histories
 from registry.immutability import Immutability
-from registry.janitor import Janitor
+from registry.imports import HistoryUpkeep, Imports
+from registry.janitor import Janitor, seldom
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
 from registry.quota_rules import QuotaRules
@@ -83,6 +84,9 @@ from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 from storage.usage import UsageStore
+
+HISTORY_SWEEPS = 12
+"""In so many sweeps the records of all histories are listed once: an hour, by default."""
 
 log = structlog.get_logger(__name__)
 
@@ -292,6 +296,15 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
     leases = LeaseStore(driver, new_id=_new_id)
+    upkeep = HistoryUpkeep(
+        Imports(driver, history),
+        history,
+        clock=time.time,
+        keep_seconds=settings.history.keep_seconds,
+        last=settings.history.keep_last,
+    )
+    rest_seconds = HISTORY_SWEEPS * limits.sweep_seconds
+    sweeps["records of histories"] = partial(seldom, leases, "history", upkeep.run, rest_seconds=rest_seconds)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
     return Registry(
         driver,
@@ -308,6 +321,14 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
 def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
     """Make what deletes on the store itself, for the command line."""
     return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
+
+
+def histories_of(settings: Settings, driver: Driver) -> tuple[TagStore, Histories]:
+    """Connect the tags and their histories of a store, for a command line that works on it."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    manifests, _repositories = _rules(settings, driver, stores)
+    return stores.tags, Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once)
 
 
 def check_files(settings: Settings) -> None:

@@ -21,6 +21,7 @@ class Kind(Enum):
     UPLOAD_STATE = "hash state of distribution"
     LAYOUT = "layout version"
     UNADOPTED = "note that the indexes are incomplete"
+    IMPORTED = "note that histories have begun"
     UPLOAD_RECORD = "upload record"
     CATALOG = "catalog entry"
     MEDIA_TYPE = "media type"
@@ -109,6 +110,8 @@ def _in_ours(key: str) -> Place:
             return Place(key, Kind.LAYOUT)
         case [keys.OURS, "unadopted"]:
             return Place(key, Kind.UNADOPTED)
+        case [keys.OURS, "imported"]:
+            return Place(key, Kind.IMPORTED)
         case [keys.OURS, "uploads", upload]:
             return Place(key, Kind.UPLOAD_RECORD, name=upload)
         case [keys.OURS, "catalog", *parts] if parts and parts[-1].endswith(keys.CATALOG_END):
