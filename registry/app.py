@@ -16,14 +16,17 @@ from registry.api.auditing import Auditor
 from registry.api.blobs import BlobEndpoints
 from registry.api.errors import render
 from registry.api.forwarding import client_address, forwarded_prefix
+from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.redirects import Redirects
+from registry.api.repositories import RepositoryEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
-from registry.api.routes import Router, Shape, Target, parse_path, routes
+from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
+from registry.api.usage import UsageEndpoints
 from registry.asgi import AnswerBroken, CannotStart
 from registry.audit.chain import KeyInvalid, load_key
 from registry.audit.events import EventKind
@@ -46,29 +49,44 @@ from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
 from registry.config import Auth, Settings
 from registry.errors import NotThere
-from registry.janitor import Janitor
+from registry.histories import Histories
+from registry.immutability import Immutability
+from registry.imports import HistoryUpkeep, Imports
+from registry.janitor import Janitor, seldom
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
+from registry.quota_rules import QuotaRules
+from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
+from registry.repositories import Repositories
+from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
+from registry.usage_sweeps import UsageSweep
 from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
+from storage.history import HistoryStore
 from storage.layout import check_layout, is_unadopted
 from storage.leases import LeaseStore
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
 from storage.removals import RemovalStore
+from storage.repositories import RepositoryStore
 from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+from storage.usage import UsageStore
+
+HISTORY_SWEEPS = 12
+"""In so many sweeps the records of all histories are listed once: an hour, by default."""
 
 log = structlog.get_logger(__name__)
 
@@ -106,10 +124,12 @@ class Registry:
         *,
         prefix: str,
         is_trusted: Callable[[str], bool],
+        scrubber: Scrubber | None = None,
     ) -> None:
         self._driver = driver
         self._router = router
         self._janitor = janitor
+        self._scrubber = scrubber
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -127,6 +147,8 @@ class Registry:
             await self._audit.trail.start()
             await self._audit.watch.start()
         self._janitor.start()
+        if self._scrubber is not None:
+            self._scrubber.start()
 
     async def prove(self) -> None:
         """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
@@ -150,6 +172,8 @@ class Registry:
     async def close(self) -> None:
         """End background work and let go of the store."""
         await self._janitor.close()
+        if self._scrubber is not None:
+            await self._scrubber.close()
         if self._audit is not None:
             await self._audit.watch.close()
             await self._audit.trail.close()
@@ -224,23 +248,13 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
     except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
-    arrivals = Arrivals(driver)
-    blob_store, manifest_store = BlobStore(driver, arrivals=arrivals), ManifestStore(driver, arrivals=arrivals)
-    catalog_store = CatalogStore(driver)
-    removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
-    stores = ManifestStores(
-        manifest_store,
-        blob_store,
-        TagStore(driver),
-        ReferrerStore(driver),
-        catalog_store,
-        removals,
-        driver.capabilities.calls_at_once,
-    )
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    quotas, usage_sweep = _build_quotas(settings, driver, stores.catalog)
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
-        blob_store,
-        catalog_store,
+        stores.blobs,
+        stores.catalog,
         limits=UploadLimits(
             limits.uploads_max,
             limits.blob_bytes_max,
@@ -249,16 +263,17 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             limits.upload_ended_seconds,
         ),
         new_id=_new_id,
+        quotas=quotas,
     )
-    manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
-    table = routes(
+    manifests, repositories = _rules(settings, driver, stores, quotas)
+    endpoints = Endpoints(
         ListingEndpoints(
-            Tags(stores.tags, removals, manifest_store, catalog_store),
-            Referrers(stores.referrers, manifest_store),
-            Catalog(catalog_store),
+            Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
+            Referrers(stores.referrers, stores.manifests),
+            Catalog(stores.catalog),
         ),
         BlobEndpoints(
-            Blobs(blob_store, removals, References(manifest_store), delete=settings.delete),
+            Blobs(stores.blobs, stores.removals, References(stores.manifests), delete=settings.delete),
             auditor,
             _build_redirects(settings, driver),
         ),
@@ -266,17 +281,54 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ManifestEndpoints(
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
         ),
+        HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
+        RepositoryEndpoints(repositories, auditor),
+        UsageEndpoints(quotas),
     )
-    sweeps: dict[str, Callable[[], Awaitable[int]]] = {
-        "uploads": uploads.expire,
+    sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
+    if usage_sweep is not None:
+        # Ahead of that of the removals, by which it is told what was removed.
+        sweeps["usage of prefixes without a quota"] = usage_sweep.sweep
+    sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
     }
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
     leases = LeaseStore(driver, new_id=_new_id)
+    upkeep = HistoryUpkeep(
+        Imports(driver, history),
+        history,
+        clock=time.time,
+        keep_seconds=settings.history.keep_seconds,
+        last=settings.history.keep_last,
+    )
+    rest_seconds = HISTORY_SWEEPS * limits.sweep_seconds
+    sweeps["records of histories"] = partial(seldom, leases, "history", upkeep.run, rest_seconds=rest_seconds)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
-    return Registry(driver, Router(table), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts)
+    return Registry(
+        driver,
+        Router(routes(endpoints)),
+        janitor,
+        gate,
+        audit,
+        prefix=settings.prefix,
+        is_trusted=settings.trusts,
+        scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
+    )
+
+
+def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
+    """Make what deletes on the store itself, for the command line."""
+    return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
+
+
+def histories_of(settings: Settings, driver: Driver) -> tuple[TagStore, Histories]:
+    """Connect the tags and their histories of a store, for a command line that works on it."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    manifests, _repositories = _rules(settings, driver, stores)
+    return stores.tags, Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once)
 
 
 def check_files(settings: Settings) -> None:
@@ -312,6 +364,59 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
     )
 
 
+def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
+    arrivals = Arrivals(driver)
+    return ManifestStores(
+        ManifestStore(driver, arrivals=arrivals),
+        BlobStore(driver, arrivals=arrivals),
+        TagStore(driver, history),
+        ReferrerStore(driver),
+        CatalogStore(driver),
+        RemovalStore(driver, clock=time.time, new_id=_new_id),
+        driver.capabilities.calls_at_once,
+    )
+
+
+def _rules(
+    settings: Settings, driver: Driver, stores: ManifestStores, quotas: Quotas | None = None
+) -> tuple[Manifests, Repositories]:
+    immutability = Immutability(settings.immutable)
+    manifests = Manifests(
+        stores,
+        opaque_types=settings.manifest_types,
+        sparse=settings.sparse,
+        delete=settings.delete,
+        immutability=immutability,
+        quotas=quotas,
+    )
+    repositories = Repositories(
+        stores,
+        manifests,
+        UploadStore(driver, clock=time.time),
+        RepositoryStore(driver),
+        immutability=immutability,
+        delete=settings.delete,
+    )
+    return manifests, repositories
+
+
+def _build_quotas(
+    settings: Settings, driver: Driver, catalog: CatalogStore
+) -> tuple[Quotas, UsageSweep] | tuple[None, None]:
+    rules, store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    if not rules:
+        return None, None
+    sweep = UsageSweep(
+        driver,
+        store,
+        catalog,
+        rules,
+        recount_seconds=settings.usage.recount_seconds,
+        warn_percent=settings.usage.warn_percent,
+    )
+    return Quotas(rules, store), sweep
+
+
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
     trail = make_trail(settings, driver)
     if trail is None:
@@ -328,6 +433,21 @@ def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
     watched = {path: kind for path, kind in files.items() if path is not None}
     auditor = Auditor(trail, required=settings.audit.required)
     return AuditParts(trail, auditor, FileWatch(trail, driver, watched))
+
+
+def _build_scrubber(
+    settings: Settings, driver: Driver, blobs: BlobStore, leases: LeaseStore, auditor: Auditor
+) -> Scrubber | None:
+    async def told(digest: Digest) -> None:
+        try:
+            await auditor.write(EventKind.BLOB_DAMAGED, actor="scrub", address="", detail={"digest": str(digest)})
+        except AuditUnavailable as error:
+            log.error("an event is not in the audit trail", event_kind=EventKind.BLOB_DAMAGED.value, reason=str(error))
+
+    scrub = settings.scrub
+    if not scrub.enabled:
+        return None
+    return Scrubber(driver, blobs, leases, rate=scrub.rate, period_seconds=scrub.period_seconds, told=told)
 
 
 def _build_redirects(settings: Settings, driver: Driver) -> Redirects | None:

@@ -79,6 +79,11 @@ class Problem(Enum):
     REFERRER_STALE = (Severity.WARNING, "the referrer refers to another subject", ADOPT)
     REFERRER_LEFTOVER = (Severity.NOTE, "the referrer was deleted, or never there: it is not listed", ADOPT)
     REFERRER_DAMAGED = (Severity.WARNING, "the referrer's entry is not what its manifest says", ADOPT)
+    HISTORY_DAMAGED = (
+        Severity.WARNING,
+        "the record of a tag's history does not tell who made the change and why",
+        "nothing: when it was, and what the tag pointed at since, is told by its name",
+    )
     SOURCE_STALE = (Severity.NOTE, "the repository named does not link to the blob any more", ADOPT)
     REMOVAL_LEFTOVER = (
         Severity.NOTE,
@@ -86,7 +91,11 @@ class Problem(Enum):
         "nothing: it is dropped by itself",
     )
     TYPE_STALE = (Severity.NOTE, "a media type whose manifest is gone", REMOVE)
-    MARKER_STALE = (Severity.WARNING, "marks as damaged a copy that is no longer there", REMOVE)
+    MARKER_STALE = (
+        Severity.NOTE,
+        "marks as damaged a copy that is no longer there",
+        "nothing: the scrub drops it",
+    )
     MARKER_WRONG = (Severity.WARNING, "marks as damaged a blob that is whole, so it is not served", REMOVE)
 
     def __init__(self, severity: Severity, meaning: str, remedy: str) -> None:

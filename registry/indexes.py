@@ -1,6 +1,6 @@
 """What can be told from the rest of the store and is kept for speed, compared with what it is told from."""
 
-from registry.findings import Finding, Problem
+from registry.findings import Finding, Problem, Severity
 from registry.inspection import Examined, Inspection
 from registry.referrers import describe
 from storage import keys
@@ -9,6 +9,7 @@ from storage.catalog import CatalogStore
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageRefused
+from storage.history import RECORD_BYTES_MAX, mark_of, parse_record
 from storage.places import Place
 from storage.referrers import ENTRY_BYTES_MAX, entry_text
 from storage.removals import RemovalStore
@@ -93,6 +94,19 @@ class Indexes:
         if await self._is_object(keys.revision_link(place.repository, place.digest)):
             return []
         return [Finding(Problem.TYPE_STALE, place.key)]
+
+    async def history(self, place: Place) -> list[Finding]:
+        """Look whether a record of a tag's history can be read."""
+        try:
+            text = (await self._driver.get(place.key, bytes_max=RECORD_BYTES_MAX)).body
+            parse_record(text, mark_of(place))
+        except StorageRefused:
+            return [Finding(Problem.UNREADABLE, place.key, severity_max=Severity.WARNING)]
+        except (Corrupt, ValueError):
+            return [Finding(Problem.HISTORY_DAMAGED, place.key)]
+        except NotFound:
+            pass
+        return []
 
     async def removal(self, place: Place) -> list[Finding]:
         """Look whether a removal was announced by a process that has died since."""

@@ -13,9 +13,12 @@ from registry.errors import (
     ManifestBlobUnknown,
     ManifestInvalid,
     ManifestUnknown,
+    Unavailable,
     Unsupported,
 )
+from registry.immutability import Immutability, ImmutableManifests
 from registry.names import Reference, RepositoryName, Tag
+from registry.quotas import Quotas
 from registry.referrers import describe
 from registry.strict_json import parse_object
 from storage.blobs import BlobStore
@@ -25,13 +28,16 @@ from storage.errors import AlreadyExists, Corrupt, NotFound, StorageUnavailable
 from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.removals import TRUSTED_SECONDS, Recent, RemovalStore
-from storage.tags import SeenTag, TagStore
+from storage.tags import DELETED, SeenTag, TagStore
+from storage.timelines import PUSHED, Cause, Why
 from storage.together import together
 
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
 PUBLISH_ATTEMPTS_MAX = 20
+READ_ATTEMPTS_MAX = 20
 KNOWN_SECONDS = 0.9 * TRUSTED_SECONDS
+OBSERVED = Cause("", Why.OBSERVED)
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
 
 
@@ -81,15 +87,15 @@ class ManifestStores:
 
 @dataclass(frozen=True, slots=True)
 class _Push:
-    """A push whose manifest is recorded, and whose tags are set next; `ask` is asked for each."""
+    """A push whose manifest is recorded, and whose tags are set next, each with whom to ask first."""
 
     repository: RepositoryName
     digest: Digest
     document: Document
     body: bytes
-    wanted: Sequence[Tag]
-    ask: Callable[[Digest | None], None] | None
+    wanted: Mapping[Tag, Callable[[Digest | None], None] | None]
     changes: Changes
+    cause: Cause
 
     @property
     def canonical(self) -> Digest:
@@ -107,8 +113,13 @@ class Manifests:
         opaque_types: Sequence[str] = (),
         sparse: bool = False,
         delete: bool = True,
+        immutability: Immutability | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._stores = stores
+        self._immutability = immutability or Immutability()
+        self._immutable = ImmutableManifests(self._immutability, stores.tags, stores.manifests)
+        self._quotas = quotas
         self._opaque_types = opaque_types
         self._sparse = sparse
         self._delete = delete
@@ -116,16 +127,32 @@ class Manifests:
 
     async def get(self, repository: RepositoryName, reference: Reference) -> Manifest:
         """Read a manifest by digest or by tag (distribution-spec end-3). Raises ManifestUnknown."""
-        stores = self._stores
         try:
-            digest = reference if isinstance(reference, Digest) else await stores.tags.get(repository, reference)
-            canonical = await stores.manifests.resolve(repository, digest)
-            text = self._cache.get(digest)
-            if text is None:
-                text = _Text.of((await stores.manifests.read(digest, canonical)).body)
-                self._cache.add(digest, text)
+            if isinstance(reference, Digest):
+                return await self._read(repository, reference)
+            return await self._read_tagged(repository, reference)
         except NotFound as error:
             raise _unknown(error) from error
+
+    async def _read_tagged(self, repository: RepositoryName, tag: Tag) -> Manifest:
+        digest = await self._stores.tags.get(repository, tag)
+        for _attempt in range(READ_ATTEMPTS_MAX):
+            try:
+                return await self._read(repository, digest)
+            except NotFound:
+                # It may have been deleted, or collected, after the tag had moved on.
+                before, digest = digest, await self._stores.tags.get(repository, tag)
+                if digest == before:
+                    raise
+        raise StorageUnavailable("the tag is being moved by too many at once", key=tag)
+
+    async def _read(self, repository: RepositoryName, digest: Digest) -> Manifest:
+        stores = self._stores
+        canonical = await stores.manifests.resolve(repository, digest)
+        text = self._cache.get(digest)
+        if text is None:
+            text = _Text.of((await stores.manifests.read(digest, canonical)).body)
+            self._cache.add(digest, text)
         media_type = text.named_type
         if media_type is None:
             # Not cached: it is deleted with the manifest, maybe through another worker.
@@ -142,12 +169,15 @@ class Manifests:
         tags: Sequence[Tag] = (),
         allow: Callable[[Digest | None, Digest], None] | None = None,
         changes: Changes | None = None,
+        cause: Cause = PUSHED,
     ) -> Pushed:
         """Take a manifest (distribution-spec end-7a, end-7b) and set `tags`, or the tag that `reference` is.
 
         `allow`, if given, is asked with what each tag points at and will point at, before anything is stored and
-        again in the step that moves the tag, and may refuse. Raises DigestInvalid, ManifestInvalid,
-        ManifestBlobUnknown, and what `allow` raises.
+        again in the step that moves the tag, and may refuse. `cause` is what the history of the tags is told.
+
+        Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, QuotaExceeded, Denied for an immutable tag that
+        points elsewhere, and what `allow` raises.
         """
         changes = changes or Changes()
         digest = _digest_of(reference, body)
@@ -157,17 +187,18 @@ class Manifests:
             raise ManifestInvalid(str(error)) from error
         wanted = tags if isinstance(reference, Digest) else (reference,)
         seen: dict[Tag, SeenTag | None] = {}
-        ask = None if allow is None else partial(_ask, allow, digest)
-        if ask is not None:
-            for tag in wanted:
+        asks = {tag: _both(allow, self._immutability.on_set(repository, tag, digest), digest) for tag in wanted}
+        for tag, ask in asks.items():
+            if ask is not None:
                 found = seen[tag] = await self._stores.tags.see(repository, tag)
                 ask(None if found is None else found.digest)
         looked = await self._require(repository, document)
+        if self._quotas is not None and self._quotas.covers(repository):
+            await self._quotas.reserve(repository, Digest.of(body), len(body))
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
         if wanted:
-            pushed = _Push(repository, digest, document, body, wanted, ask, changes)
-            await self._tag(pushed, seen)
+            await self._tag(_Push(repository, digest, document, body, asks, changes, cause), seen)
         subject = document.subject.digest if document.subject else None
         return Pushed(digest, subject, None if document.is_named else UNNAMED)
 
@@ -175,8 +206,8 @@ class Manifests:
         """Set tags, and look whether they or the manifest were deleted meanwhile."""
         stores, repository, digest = self._stores, push.repository, push.digest
         began = stores.removals.now()
-        for tag in push.wanted:
-            before = await stores.tags.set(repository, tag, digest, allow=push.ask, seen=seen.get(tag))
+        for tag, ask in push.wanted.items():
+            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag), cause=push.cause)
             push.changes.tagged.append((tag, before))
         for attempt in range(PUBLISH_ATTEMPTS_MAX):
             await stores.manifests.keep(push.canonical)
@@ -203,7 +234,11 @@ class Manifests:
             raise StorageUnavailable("the manifest is collected as garbage again and again", key=str(digest))
         if not is_there:
             async with stores.removals.of_retry(repository):  # a tag may go and come back
-                await self._untag_if_gone(repository, digest, push.changes)
+                await self._untag_if_gone(repository, digest, push.changes, _deleted_by(push.cause))
+        for tag in push.wanted:
+            if self._immutability.rule(repository, tag) and await stores.tags.current(repository, tag) != digest:
+                # Acknowledged, an immutable tag would be gone at once: the deletion looked before it was set.
+                raise Unavailable("the manifest was deleted while it was pushed: push it again")
 
     async def _put_again(self, push: "_Push") -> None:
         """Record a manifest once more that a garbage collection may have taken before its tags were set.
@@ -247,26 +282,50 @@ class Manifests:
         """Forget removals of long ago; returns how many."""
         return await self._stores.removals.expire(self._stores.tags.forget_if_gone)
 
-    async def delete(self, repository: RepositoryName, reference: Reference, *, changes: Changes | None = None) -> None:
+    async def delete(
+        self,
+        repository: RepositoryName,
+        reference: Reference,
+        *,
+        force: bool = False,
+        changes: Changes | None = None,
+        cause: Cause = DELETED,
+    ) -> None:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
 
-        Raises ManifestUnknown; Unsupported where deletion is switched off.
+        `cause` is what the history of the tags is told. Raises ManifestUnknown; Unsupported where deletion is switched
+        off; Denied for an immutable tag and what such a tag needs, unless forced.
         """
-        if not self._delete:
+        if not self._delete and not force:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
         changes = changes or Changes()
         try:
             if isinstance(reference, Digest):
-                await self._delete_manifest(repository, reference, changes)
+                await self._delete_manifest(repository, reference, changes, cause, force=force)
             else:
-                async with self._stores.removals.of_tag(repository, reference):
-                    before = await self._stores.tags.delete(repository, reference)
-                changes.untagged.append((reference, before))
+                await self._delete_tag(repository, reference, changes, cause, force=force)
         except NotFound as error:
             raise _unknown(error) from error
 
-    async def _delete_manifest(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
-        stores = self._stores
+    async def _delete_tag(
+        self, repository: RepositoryName, tag: Tag, changes: Changes, cause: Cause, *, force: bool
+    ) -> None:
+        allow = None if force else self._immutability.on_delete(repository, tag)
+        if allow is not None:
+            # Ahead of the announcement, which pushes would look at for nothing.
+            seen = await self._stores.tags.see(repository, tag)
+            if seen is None or seen.link is not None:
+                allow(None if seen is None else seen.digest)
+        async with self._stores.removals.of_tag(repository, tag):
+            before = await self._stores.tags.delete(repository, tag, allow=allow, cause=cause)
+        changes.untagged.append((tag, before))
+
+    async def _delete_manifest(
+        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause, *, force: bool
+    ) -> None:
+        stores, read = self._stores, set[str]()
+        if not force:
+            await self._immutable.refuse(repository, digest, seen=read)
         subject: Digest | None = None
         try:
             canonical = await stores.manifests.resolve(repository, digest)
@@ -274,21 +333,48 @@ class Manifests:
         except Corrupt:
             pass  # what is damaged can still be deleted
         except NotFound:
-            await self._delete_leftovers(repository, digest, changes)
+            await self._delete_leftovers(repository, digest, changes, cause)
             raise
-        async with stores.removals.of_manifest(repository, digest):
-            await self._untag(repository, digest, changes)
-            await stores.manifests.unlink(repository, digest)
-            changes.deleted = digest
-            if subject is not None:
-                await self._unlist(repository, subject, digest)
-            await self._untag_if_gone(repository, digest, changes)  # what a push has set since, see put
+        async with stores.removals.of_manifest(repository, digest) as removal:
+            if not force and self._immutability.covers_any_of(repository):
+                # An immutable tag may have been set since. Either its push finds this announcement, or this finds it.
+                await self._immutable.refuse(repository, digest, seen=read)
+                removal.check_time()
+            await self._untag(repository, digest, changes, cause)
+            await self._take(repository, digest, subject, changes, cause)
 
-    async def _delete_leftovers(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+    async def take(self, repository: RepositoryName, digest: Digest, *, changes: Changes, cause: Cause) -> None:
+        """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine."""
+        subject: Digest | None = None
+        with contextlib.suppress(NotFound):
+            try:
+                canonical = await self._stores.manifests.resolve(repository, digest)
+                subject = _subject((await self._stores.manifests.read(digest, canonical)).body)
+            except Corrupt:
+                pass
+            await self._take(repository, digest, subject, changes, cause)
+
+    async def _take(
+        self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes, cause: Cause
+    ) -> None:
+        await self._stores.manifests.unlink(repository, digest)
+        changes.deleted = digest
+        if subject is not None:
+            await self._unlist(repository, subject, digest)
+        await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
+
+    async def forget_referrer(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
+        """Delete an entry among the referrers, unless its manifest is there."""
+        if not await self._stores.manifests.exists(repository, digest):
+            await self._unlist(repository, subject, digest)
+
+    async def _delete_leftovers(
+        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause
+    ) -> None:
         """Take what a deletion has left that was cut off after the manifest was gone: its client asks again."""
         stores = self._stores
         async with stores.removals.of_manifest(repository, digest):
-            await self._untag_if_gone(repository, digest, changes)
+            await self._untag_if_gone(repository, digest, changes, cause)
             # Where the bytes of others lie was told by the link.
             if digest.algorithm != SHA256 or await stores.manifests.exists(repository, digest):
                 return
@@ -311,18 +397,18 @@ class Manifests:
             if await self._stores.manifests.exists(repository, digest):
                 return
 
-    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest, changes: Changes) -> None:
+    async def _untag_if_gone(self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause) -> None:
         if await self._stores.manifests.exists(repository, digest):
             return
-        taken = await self._untag(repository, digest, changes)
+        taken = await self._untag(repository, digest, changes, cause)
         if taken and await self._stores.manifests.exists(repository, digest):
             # Pushed again since: these may be the tags of that push, which has found its manifest there.
             for tag in taken:
                 with contextlib.suppress(AlreadyExists):
-                    await self._stores.tags.set(repository, tag, digest, allow=_nothing)
+                    await self._stores.tags.set(repository, tag, digest, allow=_nothing, cause=OBSERVED)
                     await self._stores.tags.mend(repository, tag, digest)
 
-    async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes) -> list[str]:
+    async def _untag(self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause) -> list[str]:
         """Delete the tags that point at a manifest, and tell which they were."""
         tags, taken = self._stores.tags, []
         for tag in await tags.names(repository):
@@ -330,7 +416,7 @@ class Manifests:
                 if await tags.get(repository, tag) != digest:
                     continue
                 async with self._stores.removals.of_tag(repository, tag):
-                    await tags.delete(repository, tag, only=digest)
+                    await tags.delete(repository, tag, only=digest, cause=cause)
             except NotFound:
                 continue  # damaged, deleted or moved since: not ours to take
             taken.append(tag)
@@ -403,7 +489,7 @@ class Manifests:
                 if document.subject is not None:
                     await self._unlist(repository, document.subject.digest, digest)
                 # A push that has found the manifest before may have set a tag since.
-                await self._untag_if_gone(repository, digest, Changes())
+                await self._untag_if_gone(repository, digest, Changes(), DELETED)
                 raise
 
     async def _require(self, repository: RepositoryName, document: Document) -> float:
@@ -522,8 +608,26 @@ def _subject(body: bytes) -> Digest | None:
         return None
 
 
-def _ask(allow: Callable[[Digest | None, Digest], None], new: Digest, current: Digest | None) -> None:
-    allow(current, new)
+def _both(
+    allow: Callable[[Digest | None, Digest], None] | None,
+    rule: Callable[[Digest | None], None] | None,
+    new: Digest,
+) -> Callable[[Digest | None], None] | None:
+    """Ask what the request's caller may, and then what a rule says of the tag; None if there is nothing to ask."""
+    if allow is None:
+        return rule
+
+    def ask(current: Digest | None) -> None:
+        allow(current, new)
+        if rule is not None:
+            rule(current)
+
+    return ask
+
+
+def _deleted_by(cause: Cause) -> Cause:
+    """Who takes a tag back because a deletion of the manifest came in between."""
+    return Cause(cause.who, Why.DELETE)
 
 
 def _nothing(current: Digest | None) -> None:

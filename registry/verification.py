@@ -78,6 +78,9 @@ class Verification:
                 await check(partial(self._indexes.referrer, place))
             case Kind.SOURCE, _:
                 await check(partial(self._indexes.source, place))
+            case Kind.HISTORY, _:
+                self._tally.counts["changes of tags"] += 1
+                await check(partial(self._indexes.history, place))
             case Kind.MEDIA_TYPE, _:
                 await check(partial(self._indexes.media_type, place))
             case Kind.DAMAGED, Digest() as digest:

@@ -73,6 +73,9 @@ class Capabilities:
     calls_at_once: int = 1
     """So many calls for one request are worth making at the same time."""
 
+    writes_at_once: int = 1
+    """So many writes for one request take together as long as one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stat:
@@ -152,6 +155,10 @@ class Reader(Protocol):
         `observe([piece])` is called for each in the thread that reads it, before it is yielded and in order.
         Raises Corrupt if the object ends before that, StorageUnavailable if it can't be read.
         """
+        ...
+
+    def read_once(self) -> None:
+        """Say, ahead of the first piece, that nobody will read the bytes again soon: caches need not keep them."""
         ...
 
     async def close(self) -> None:
@@ -331,6 +338,13 @@ class Driver(Protocol):
 
     async def discard(self, key: str, *, record: str = "") -> None:
         """Drop a staged object and its record, also from under its writer; dropping what is absent is fine."""
+        ...
+
+    async def tidy(self, prefix: str) -> None:
+        """Remove the folders below a prefix that hold nothing, and it itself, where there are such things as folders.
+
+        For whoever has deleted everything there; what is written meanwhile makes its folders anew.
+        """
         ...
 
     async def sweep(self, *, older_than_seconds: float) -> int:

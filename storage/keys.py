@@ -13,6 +13,8 @@ OURS = "pierhead"
 LAYOUT = f"{OURS}/layout"
 UNADOPTED = f"{OURS}/unadopted"
 """There, while the indexes may lack what another registry has written."""
+IMPORTED = f"{OURS}/imported"
+"""There, once the histories of all tags have begun."""
 UPLOADS = f"{OURS}/uploads/"
 CATALOG = f"{OURS}/catalog/"
 OUR_REPOSITORIES = f"{OURS}/repositories/"
@@ -25,6 +27,13 @@ SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
 LEASES = f"{OURS}/leases/"
 POINTERS = f"{OURS}/pointers/"
+SCRUB_SHARDS = f"{OURS}/scrub/shards"
+"""When the blobs of each first byte were read last, and what could not be read."""
+SCRUB_CURSOR = f"{OURS}/scrub/cursor"
+"""How far the shard is that is being read."""
+USAGE = f"{OURS}/usage/"
+USAGE_REPORT = f"{USAGE}_report"
+"""What every repository held when the whole store was last counted."""
 COLLECTION = f"{OURS}/gc/"
 COLLECTION_RUN = f"{COLLECTION}run"
 """There, while a garbage collection is under way."""
@@ -37,6 +46,12 @@ BLOBS = f"{ROOT}/blobs/"
 
 PRIVATE = (SIGNING_KEYS, ROBOTS, REFRESH)
 """Below these lie secrets, or what secrets are compared with: nobody else on the machine has to read it."""
+
+GONE = "gone"
+"""Stands for a digest in the record of a tag that was deleted."""
+
+TIME_DIGITS = 16
+"""Microseconds since the epoch take no more until the year 2286."""
 
 CATALOG_END = "!"
 """Closes a name in the catalog. It sorts before every character of a name, so keys sort as the names do."""
@@ -58,6 +73,11 @@ def blob(digest: Digest) -> str:
 def pointer(key: str) -> str:
     """Where the bytes are of an object that has not been moved to its key yet."""
     return f"{POINTERS}{key}"
+
+
+def repository_records(name: str) -> tuple[str, ...]:
+    """What is known of a repository's past: nothing relies on it."""
+    return (histories(name),)
 
 
 def layers(name: str) -> str:
@@ -110,6 +130,11 @@ def tag_index_link(name: str, tag: str, digest: Digest) -> str:
     return f"{tag_index(name, tag)}{digest.algorithm}/{digest.hex}/link"
 
 
+def uploads(name: str) -> str:
+    """All upload sessions of a repository that distribution knows."""
+    return f"{_repository(name)}/_uploads/"
+
+
 def upload(name: str, upload: str) -> str:
     """Everything of an upload session that distribution knows; no object lies here itself."""
     return f"{_repository(name)}/_uploads/{upload}"
@@ -135,14 +160,45 @@ def catalog_entry(name: str) -> str:
     return f"{CATALOG}{name}{CATALOG_END}"
 
 
+def histories(name: str) -> str:
+    """What all tags of a repository have pointed at."""
+    return f"{_ours(name)}/_history/"
+
+
+def history(name: str, tag: str) -> str:
+    """Everything that is known of what a tag has pointed at."""
+    return f"{histories(name)}{tag}/"
+
+
+def history_record(name: str, tag: str, *, time: int, new: Digest | None, record: str) -> str:
+    """One change of a tag at a time, in microseconds since the epoch. Keys sort as the times do."""
+    change = GONE if new is None else f"{new.algorithm}-{new.hex}"
+    return f"{history(name, tag)}{time:0{TIME_DIGITS}}.{change}.{record}"
+
+
 def media_types(name: str) -> str:
-    """All media types that are stored beside manifests of a repository."""
+    """All media types of a repository that are stored beside manifests."""
     return f"{_ours(name)}/_types/"
 
 
 def media_type(name: str, digest: Digest) -> str:
     """The media type of a manifest whose bytes do not tell it."""
     return f"{media_types(name)}{digest.algorithm}/{digest.hex}"
+
+
+def blobs_of_shard(shard: str) -> str:
+    """All blobs whose sha256 digests begin with two hexadecimal digits."""
+    return f"{BLOBS}sha256/{shard}/"
+
+
+def pointers_of_shard(shard: str) -> str:
+    """All pointers to blobs whose sha256 digests begin with two hexadecimal digits."""
+    return pointer(blobs_of_shard(shard))
+
+
+def damaged_of_shard(shard: str) -> str:
+    """All markers of blobs whose sha256 digests begin with two hexadecimal digits."""
+    return f"{DAMAGED}sha256/{shard}/"
 
 
 def damaged(canonical: Digest) -> str:
@@ -190,6 +246,11 @@ def entry_removals(name: str) -> str:
     return f"{removals(name)}_catalog/"
 
 
+def repository_removals(name: str) -> str:
+    """Announcements that anything may be taken from a repository."""
+    return f"{removals(name)}_repository/"
+
+
 def collection_removals(name: str) -> str:
     """Announcements that a garbage collection may take any blob or manifest from a repository."""
     return f"{removals(name)}_collection/"
@@ -220,9 +281,34 @@ def lease(name: str) -> str:
     return f"{LEASES}{name}"
 
 
+def subjects(name: str) -> str:
+    """Everything in a repository that refers to any subject."""
+    return f"{_ours(name)}/_referrers/"
+
+
+def usage(prefix: str) -> str:
+    """What the repositories at and below a prefix hold; of the prefixes inside it as well."""
+    return f"{USAGE}{prefix}/"
+
+
+def usage_head(prefix: str) -> str:
+    """How many bytes they held when they were last counted, and which list has those blobs."""
+    return f"{usage(prefix)}_head"
+
+
+def usage_counted(prefix: str, counted: str) -> str:
+    """The list of the blobs that were counted."""
+    return f"{usage(prefix)}_counted/{counted}"
+
+
+def usage_additions(prefix: str) -> str:
+    """Everything that was linked to since."""
+    return f"{usage(prefix)}_added/"
+
+
 def referrers(name: str, subject: Digest) -> str:
     """Everything that refers to a subject."""
-    return f"{_ours(name)}/_referrers/{subject.algorithm}/{subject.hex}/"
+    return f"{subjects(name)}{subject.algorithm}/{subject.hex}/"
 
 
 def referrer(name: str, subject: Digest, digest: Digest) -> str:

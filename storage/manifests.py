@@ -61,13 +61,18 @@ class ManifestStore:
         else:
             await self._driver.put(key, media_type.encode())
 
-    async def link(self, repository: str, digest: Digest, *, canonical: Digest, body: bytes) -> bool:
-        """Make the manifest visible, whose bytes are stored already; tells whether it was not before."""
+    async def link(self, repository: str, digest: Digest, *, canonical: Digest, body: bytes | None) -> bool:
+        """Make the manifest visible, whose bytes are stored already; tells whether it was not before.
+
+        Raises NotFound if a collection has deleted the bytes meanwhile, and they are not given.
+        """
         is_new = await self._link(repository, digest, canonical)
         if await self.keep(canonical):
             try:
                 await self._driver.stat(keys.blob(canonical))
             except NotFound:
+                if body is None:
+                    raise
                 await self._driver.put(keys.blob(canonical), body)  # no collection takes them from now on
         return is_new
 
@@ -160,6 +165,15 @@ class ManifestStore:
         if media_type is not None and await self.exists(repository, digest):
             # Pushed again since. Either this finds its link, or that push finds its media type gone.
             await self._driver.put(keys.media_type(repository, digest), media_type.encode())
+
+    async def forget_media_type_if_gone(self, repository: str, digest: Digest) -> None:
+        """Take the media type that a deletion has left which was cut off, unless the manifest is there."""
+        if await self.exists(repository, digest):
+            return
+        media_type = await self.media_type(repository, digest)
+        await self._driver.delete(keys.media_type(repository, digest))
+        if media_type is not None and await self.exists(repository, digest):
+            await self._driver.put(keys.media_type(repository, digest), media_type.encode())  # see unlink
 
     async def list(self, repository: str, *, after: Digest | None = None, limit: int) -> list[Digest]:
         """The manifests of a repository, in the order of their keys."""

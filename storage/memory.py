@@ -140,6 +140,10 @@ class MemoryDriver:
             await read_record(self, writer, record)
         return writer
 
+    async def tidy(self, prefix: str) -> None:
+        """Do nothing: there are no folders."""
+        check_prefix(prefix)
+
     async def sweep(self, *, older_than_seconds: float) -> int:  # noqa: ARG002  # there is nothing of the kind
         """Drop nothing: what a dead process had in memory is gone with it."""
         return 0
@@ -205,6 +209,9 @@ class MemoryReader:
     def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES."""
         return _pieces(self._key, self._body, start, length, observe)
+
+    def read_once(self) -> None:
+        """There is no cache."""
 
     async def close(self) -> None:
         """Nothing to let go of."""

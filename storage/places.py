@@ -21,10 +21,12 @@ class Kind(Enum):
     UPLOAD_STATE = "hash state of distribution"
     LAYOUT = "layout version"
     UNADOPTED = "note that the indexes are incomplete"
+    IMPORTED = "note that histories have begun"
     UPLOAD_RECORD = "upload record"
     CATALOG = "catalog entry"
     MEDIA_TYPE = "media type"
     REFERRER = "referrer"
+    HISTORY = "record of a tag's history"
     DAMAGED = "damaged marker"
     SOURCE = "blob source"
     REMOVAL = "removal, under way or of late"
@@ -34,11 +36,16 @@ class Kind(Enum):
     AUDIT = "record of the audit trail"
     STAGED = "staged bytes of an upload in a bucket"
     LEASE = "lease of background work"
+    SCRUB = "record of the scrub"
     COLLECTION = "state of a garbage collection"
     FRESH = "what arrived while a garbage collection was under way"
     DELETING = "bytes that are being deleted"
     COLLECTED = "what a garbage collection has taken"
     POINTER = "pointer to a blob in a bucket that is not at its key yet"
+    USAGE_REPORT = "usage of all repositories"
+    USAGE_HEAD = "usage of a prefix"
+    USAGE_COUNTED = "blobs that were counted"
+    USAGE_ADDED = "blob that was linked to since"
     TEMPORARY = "unfinished file of distribution"
     STRAY = "stray object"
 
@@ -103,6 +110,8 @@ def _in_ours(key: str) -> Place:
             return Place(key, Kind.LAYOUT)
         case [keys.OURS, "unadopted"]:
             return Place(key, Kind.UNADOPTED)
+        case [keys.OURS, "imported"]:
+            return Place(key, Kind.IMPORTED)
         case [keys.OURS, "uploads", upload]:
             return Place(key, Kind.UPLOAD_RECORD, name=upload)
         case [keys.OURS, "catalog", *parts] if parts and parts[-1].endswith(keys.CATALOG_END):
@@ -113,6 +122,8 @@ def _in_ours(key: str) -> Place:
             return _digested(key, Kind.SOURCE, algorithm, encoded, start=start)
         case [keys.OURS, "removals", *parts]:
             return _in_removals(key, *_split("/".join(parts)))
+        case [keys.OURS, "usage", *parts]:
+            return _in_usage(key, *_split("/".join(parts)))
         case [keys.OURS, "repositories", *parts]:
             return _in_our_repository(key, *_split("/".join(parts)))
     return _in_accounts(key)
@@ -131,6 +142,8 @@ def _in_accounts(key: str) -> Place:
         case [keys.OURS, "pointers", *parts]:
             blob = read_key("/".join(parts))
             return replace(blob, key=key, kind=Kind.POINTER) if blob.kind is Kind.BLOB else _stray(key)
+        case [keys.OURS, "scrub", "shards" | "cursor" as name]:
+            return Place(key, Kind.SCRUB, name=name)
         case [keys.OURS, "leases", name]:
             return Place(key, Kind.LEASE, name=name)
         case [keys.OURS, "gc", *parts]:
@@ -160,8 +173,23 @@ def _in_removals(key: str, repository: str, tail: Sequence[str]) -> Place:
             return _digested(key, Kind.REMOVAL, algorithm, encoded, repository=repository, name=name)
         case ["_tags", tag, _]:
             return Place(key, Kind.REMOVAL, repository, tag)
-        case ["_catalog" | "_collection" | "_again", _]:
+        case ["_catalog" | "_repository" | "_collection" | "_again", _]:
             return Place(key, Kind.REMOVAL, repository)
+    return _stray(key)
+
+
+def _in_usage(key: str, prefix: str, tail: Sequence[str]) -> Place:
+    match prefix, tail:
+        case "", ["_report"]:
+            return Place(key, Kind.USAGE_REPORT)
+        case "", _:
+            return _stray(key)
+        case _, ["_head"]:
+            return Place(key, Kind.USAGE_HEAD, prefix)
+        case _, ["_counted", name]:
+            return Place(key, Kind.USAGE_COUNTED, prefix, name)
+        case _, ["_added", name]:
+            return Place(key, Kind.USAGE_ADDED, prefix, name)
     return _stray(key)
 
 
@@ -176,6 +204,18 @@ def _in_our_repository(key: str, repository: str, tail: Sequence[str]) -> Place:
             except ValueError:
                 return _stray(key)
             return Place(key, Kind.REFERRER, repository, digest=digest, subject=subject)
+        case ["_history", tag, record]:
+            return _in_history(key, repository, tag, record)
+    return _stray(key)
+
+
+def _in_history(key: str, repository: str, tag: str, record: str) -> Place:
+    match record.split("."):
+        case [time, change, _] if len(time) == keys.TIME_DIGITS and time.isascii() and time.isdigit():
+            if change == keys.GONE:
+                return Place(key, Kind.HISTORY, repository, tag)
+            algorithm, _, encoded = change.partition("-")
+            return _digested(key, Kind.HISTORY, algorithm, encoded, repository=repository, name=tag)
     return _stray(key)
 
 

@@ -99,10 +99,17 @@ class Run:
     @asynccontextmanager
     async def deleting(self, low: str, high: str) -> AsyncIterator[Removal]:
         """Announce that bytes may be deleted whose digests lie from `low` to `high`, both in hexadecimal digits."""
-        key, started = keys.deleting(low, high, self._new_id()), self._clock()
-        await self._driver.create(key, announcement(started))
+        key = keys.deleting(low, high, self._new_id())
+
+        async def write() -> float:
+            now = self._clock()
+            await self._driver.put(key, announcement(now))
+            return now
+
+        removal = Removal(key, self._clock, write)
+        await removal.announce()
         try:
-            yield Removal(key, started, self._clock)
+            yield removal
         finally:
             # What stays behind if the store fails now stops counting by itself.
             with contextlib.suppress(StorageUnavailable):

@@ -1,4 +1,4 @@
-"""Tags: names that point at manifests and change by compare-and-swap."""
+"""Tags: names that point at manifests and change by compare-and-swap, and whose changes are all written down."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -8,8 +8,11 @@ from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver, SmallObject
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, StorageUnavailable, VersionMismatch
+from storage.history import HistoryStore
 from storage.links import LINK_BYTES_MAX, link_text, read_link, read_link_version
 from storage.removals import Recent
+from storage.timelines import PUSHED, Cause, Why
+from storage.together import together
 
 SWAP_ATTEMPTS_MAX = 200
 LIST_PAGE = 10_000
@@ -32,13 +35,23 @@ class SeenTag:
 
 
 _NEW = SeenTag(None, None)
+DELETED = Cause("", Why.DELETE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Swapped:
+    """What a tag pointed at before, and when that was seen, as the history tells the time."""
+
+    before: Digest | None
+    time: int
 
 
 class TagStore:
-    """`current/link` is the single authority over what a tag points at."""
+    """`current/link` is the single authority over what a tag points at. Each change of it goes into the history."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, history: HistoryStore) -> None:
         self._driver = driver
+        self._history = history
 
     async def get(self, repository: str, tag: str) -> Digest:
         """What the tag points at. Raises NotFound."""
@@ -65,22 +78,33 @@ class TagStore:
         *,
         allow: Callable[[Digest | None], None] | None,
         seen: "SeenTag | None" = None,
+        cause: Cause = PUSHED,
     ) -> Digest | None:
         """Point the tag at a manifest and return what it pointed at before.
 
         `allow` is asked with what the tag points at (None: nothing) and may raise to refuse; question and
-        change are one step, for the change fails if the tag has moved since. `seen` saves reading it.
+        change are one step, for the change fails if the tag has moved since. `seen` saves reading it. `cause` is what
+        the history is told, if anything changes.
 
         Whoever calls this looks afterwards whether the tag was deleted meanwhile, and then calls `mend`.
         """
         capabilities = self._driver.capabilities
         if allow is None and capabilities.looks_cost_calls:
             seen = _NEW  # as most are: a create that fails costs no more than a look
-        before = await self._swap(repository, tag, digest, allow or _anything, seen)
+        swapped = await self._swap(repository, tag, digest, allow or _anything, seen)
+        before = swapped.before
         if before == digest and capabilities.durable_at_once:
             return before
-        # Not before the tag: what is left of a push that dies would look like a tag to whoever lists folders.
-        await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
+
+        async def index() -> None:
+            # Not before the tag: what is left of a push that dies would look like a tag to whoever lists folders.
+            await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
+
+        async def record() -> None:
+            await self._history.append(repository, tag, old=before, new=digest, cause=cause, time=swapped.time)
+
+        writes = [index] if before == digest else [record, index]
+        await together(writes, capabilities.writes_at_once)
         return before
 
     async def mend(self, repository: str, tag: str, digest: Digest) -> None:
@@ -104,18 +128,19 @@ class TagStore:
         digest: Digest,
         allow: Callable[[Digest | None], None],
         seen: "SeenTag | None",
-    ) -> Digest | None:
+    ) -> _Swapped:
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
             seen = seen or await self.see(repository, tag)
+            time = self._history.now()  # after the look, ahead of the swap: so times are in the order of swaps
             if seen is None:
                 # What can't be read can't be compared: it points at nothing, and is written over.
                 allow(None)
                 await self._driver.put(key, link_text(digest))
-                return None
+                return _Swapped(None, time)
             allow(seen.digest)
             if seen.digest == digest and self._driver.capabilities.durable_at_once:
-                return digest
+                return _Swapped(digest, time)
             try:
                 if seen.link is None:
                     await self._driver.create(key, link_text(digest))
@@ -125,13 +150,23 @@ class TagStore:
                 seen = None
                 await asyncio.sleep(0)
                 continue
-            return seen.digest
+            return _Swapped(seen.digest, time)
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
 
-    async def delete(self, repository: str, tag: str, *, only: Digest | None = None) -> Digest | None:
+    async def delete(
+        self,
+        repository: str,
+        tag: str,
+        *,
+        only: Digest | None = None,
+        allow: Callable[[Digest | None], None] | None = None,
+        cause: Cause = DELETED,
+    ) -> Digest | None:
         """Delete the tag, if `only` is given just while it points there; returns where it pointed.
 
-        A damaged tag, which points at nothing, is deleted as well. Raises NotFound if there is no such tag.
+        `allow` is asked with that and may raise to refuse, in one step with the deletion as in `set`. A damaged tag,
+        which points at nothing, is deleted as well. `cause` is what the history is told, which stays. Raises NotFound
+        if there is no such tag.
         """
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
@@ -140,7 +175,10 @@ class TagStore:
             except Corrupt:
                 if only is not None:
                     raise
+                (allow or _anything)(None)
+                time = self._history.now()
                 await self._driver.delete(key)
+                await self._history.append(repository, tag, old=None, new=None, cause=cause, time=time)
                 await self._forget(repository, tag)
                 return None
             except NotFound:
@@ -150,11 +188,14 @@ class TagStore:
                 raise
             if only is not None and digest != only:
                 raise NotFound("the tag points elsewhere", key=key)
+            (allow or _anything)(digest)
+            time = self._history.now()
             try:
                 await self._driver.delete_version(key, version=version)
             except VersionMismatch:
                 await asyncio.sleep(0)
                 continue
+            await self._history.append(repository, tag, old=digest, new=None, cause=cause, time=time)
             await self._forget(repository, tag)
             return digest
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
@@ -221,15 +262,24 @@ class TagStore:
             return None
 
     async def _forget(self, repository: str, tag: str) -> None:
+        for _attempt in range(SWAP_ATTEMPTS_MAX):
+            await self._empty_index(repository, tag)
+            current = await self.current(repository, tag)
+            if current is None:
+                return
+            # Set again since. What is put back here a second deletion may have missed: so look once more.
+            await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
+            if await self.current(repository, tag) == current:
+                return
+        raise StorageUnavailable("the tag is being changed by too many at once", key=keys.tag_link(repository, tag))
+
+    async def _empty_index(self, repository: str, tag: str) -> None:
         while True:
             page = await self._driver.list(keys.tag_index(repository, tag), limit=LIST_PAGE)
             for entry in page.entries:
                 await self._driver.delete(entry.key)
             if not page.more:
-                break
-        current = await self.current(repository, tag)
-        if current is not None:  # set again since
-            await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
+                return
 
 
 def _anything(_current: Digest | None) -> None:

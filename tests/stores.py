@@ -1,5 +1,6 @@
 """What the tests of the stores share: bytes by the shortest way, a clock that stands, a driver that refuses."""
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -7,7 +8,9 @@ from storage.blobs import BlobStore
 from storage.digest import Digest
 from storage.drivers import Capabilities, Driver, SmallObject, Stat, check_key
 from storage.errors import StorageRefused
+from storage.history import HistoryStore
 from storage.memory import MemoryDriver, MemoryReader
+from storage.tags import TagStore
 from storage.uploads import UploadStore
 
 REPOSITORY = "team/app"
@@ -132,6 +135,16 @@ async def body_at(driver: MemoryDriver, key: str) -> bytes:
 async def keys_below(driver: MemoryDriver, prefix: str) -> list[str]:
     """Return every key below a prefix."""
     return [entry.key for entry in (await driver.list(prefix, limit=10_000)).entries]
+
+
+def history_store(driver: Driver, *, clock: Callable[[], float] = time.time) -> HistoryStore:
+    """Return the histories of a store."""
+    return HistoryStore(driver, clock, lambda: secrets.token_hex(16))
+
+
+def tag_store(driver: Driver, *, clock: Callable[[], float] = time.time) -> TagStore:
+    """Return the tags of a store, whose changes are written down."""
+    return TagStore(driver, history_store(driver, clock=clock))
 
 
 async def push(driver: MemoryDriver, body: bytes, *, repository: str = REPOSITORY, algorithm: str = "sha256") -> Digest:

@@ -15,6 +15,7 @@ from registry.errors import Denied, ManifestUnknown, TooManyTags
 from registry.manifests import Changes, Manifests
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
 from storage.digest import Digest
+from storage.timelines import Cause, Why
 
 TAGS_CACHED: Header = (b"cache-control", b"private, no-cache")
 DIGESTS_CACHED: Header = (b"cache-control", b"private, max-age=31536000, immutable")
@@ -57,8 +58,9 @@ class ManifestEndpoints:
                 body,
                 media_type=_media_type(request),
                 tags=tags,
-                allow=_conditions(request, is_told=self._auditor.is_on),
+                allow=tag_conditions(request, is_told=self._auditor.is_on),
                 changes=changes,
+                cause=_cause(request, Why.PUSH),
             )
         location = f"{request.root}/v2/{request.repository}/manifests/{pushed.digest}"
         headers = [header(b"location", location), header(b"docker-content-digest", str(pushed.digest))]
@@ -73,7 +75,8 @@ class ManifestEndpoints:
     async def delete(self, request: Request) -> Response:
         """end-9: a tag alone, or a manifest with all its tags."""
         async with self._recorded(request) as changes:
-            await self._manifests.delete(request.repository, _existing(request.tail), changes=changes)
+            reference, cause = _existing(request.tail), _cause(request, Why.DELETE)
+            await self._manifests.delete(request.repository, reference, changes=changes, cause=cause)
         return Response(202)
 
     @asynccontextmanager
@@ -101,7 +104,7 @@ class ManifestEndpoints:
         return list(dict.fromkeys(parse_tag(text) for text in texts))
 
 
-def _conditions(request: Request, *, is_told: bool) -> Callable[[Digest | None, Digest], None] | None:
+def tag_conditions(request: Request, *, is_told: bool) -> Callable[[Digest | None, Digest], None] | None:
     """Refuse to move a tag where a condition of the request does not hold, or its caller may not overwrite.
 
     None if nothing can be refused, and it is not told either where tags pointed before.
@@ -121,6 +124,11 @@ def _conditions(request: Request, *, is_told: bool) -> Callable[[Digest | None, 
         )
 
     return allow
+
+
+def _cause(request: Request, why: Why) -> Cause:
+    """What the history of tags is told of a request."""
+    return Cause(str(request.caller.identity), why)
 
 
 def _existing(text: str) -> Reference:

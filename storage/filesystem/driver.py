@@ -41,7 +41,7 @@ class FileSystemDriver:
     """
 
     def __init__(self, root: Path, *, threads_max: int = 16) -> None:
-        self.capabilities = Capabilities()
+        self.capabilities = Capabilities(writes_at_once=2)
         self._files = ObjectFiles(str(root.absolute()))
         self._threads = Threads(threads_max)
 
@@ -145,6 +145,11 @@ class FileSystemDriver:
         await self._threads.run(self._files.delete, check_key(key))
         if record:
             await self.delete(record)
+
+    async def tidy(self, prefix: str) -> None:
+        """Remove directories that hold nothing."""
+        check_prefix(prefix)
+        await self._threads.run(self._files.directories.clear, self._files.path(prefix.removesuffix("/")))
 
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Remove temporary files that nobody writes any more, and return how many."""

@@ -51,6 +51,7 @@ class S3Driver:
             rare_seconds=RARE_SECONDS,
             page_entries=PAGE_MAX - LOOK_AHEAD,
             calls_at_once=min(CALLS_AT_ONCE, settings.threads_max),
+            writes_at_once=2,
         )
         sending_max = max(1, settings.memory_bytes_max // settings.part_bytes // 2)
         self._threads = Threads(settings.threads_max, sending_max=sending_max)
@@ -174,6 +175,10 @@ class S3Driver:
     async def discard(self, key: str, *, record: str = "") -> None:
         """Drop a staged object and its record, also from under a writer; dropping what is absent is fine."""
         await drop_staged(self._staging, where(check_key(key), record))
+
+    async def tidy(self, prefix: str) -> None:
+        """Do nothing: a bucket has no folders."""
+        check_prefix(prefix)
 
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Go on with moves that broke off, and drop what no record and no pointer leads to; returns how many."""

@@ -81,6 +81,7 @@ def _shape(path: str) -> str:
     path = re.sub(r"[0-9a-f]{32,}", "*", path)
     path = re.sub(r"(sha256|sha512)/[0-9a-f]{2}(?=/|$)", r"\1/**", path)
     path = re.sub(r"locks/\d\d", "locks/**", path)
+    path = re.sub(r"(?<=/)\d{16}\.", "*.", path)
     return re.sub(r"(?<=/)\d+-", "*-", path)
 
 

@@ -6,6 +6,7 @@ It shares no code with the registry, and asks nobody: it opens files.
 import hashlib
 import json
 import re
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ DIGEST = r"(?P<algorithm>sha256|sha512)/(?P<hex>[0-9a-f]{64,128})"
 NAME = r"(?P<name>[a-z0-9][a-z0-9._/-]*?)"
 REPOSITORY = rf"docker/registry/v2/repositories/{NAME}"
 OURS = rf"pierhead/repositories/{NAME}"
+CHANGE = r"gone|sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128}"
 TYPE = re.compile(r"[a-z0-9.+-]+/[a-z0-9.+-]+")
 
 
@@ -55,15 +57,22 @@ class _Tree:
             (rf"{REPOSITORY}/_uploads/(?P<upload>[0-9a-f]{{32}})/data", self._anything),
             (rf"{REPOSITORY}/_uploads/(?P<upload>[0-9a-f]{{32}})/startedat", self._started),
             (r"pierhead/layout", self._layout),
+            (r"pierhead/imported", self._empty),
             (r"pierhead/uploads/(?P<upload>[0-9a-f]{32})", self._record),
             (rf"pierhead/catalog/{NAME}!", self._empty),
             (rf"{OURS}/_types/{DIGEST}", self._type),
             (rf"{OURS}/_referrers/{DIGEST}/(?P<referrer>sha(256|512)-[0-9a-f]+)", self._referrer),
+            (rf"{OURS}/_history/[\w.-]+/\d{{16}}\.(?P<change>{CHANGE})\.[0-9a-f]{{32}}", self._history),
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
-            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog)/[0-9a-f]{{32}}", self._time),
-            (r"pierhead/leases/sweep", self._lease),
+            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository)/[0-9a-f]{{32}}", self._time),
+            (r"pierhead/leases/(sweep|history|scrub)", self._lease),
+            (r"pierhead/scrub/(shards|cursor)", self._scrub),
+            (rf"pierhead/usage/{NAME}/_head", self._usage),
+            (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
+            (rf"pierhead/usage/{NAME}/_added/\d{{16}}-\d+-[0-9a-f]{{64}}-[0-9a-f]{{32}}", self._empty),
+            (r"pierhead/usage/_report", self._report),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -177,6 +186,16 @@ class _Tree:
         if digest != found["referrer"].replace("-", ":", 1):
             self._lie(path, "the descriptor is another manifest's")
 
+    def _history(self, path: Path, found: re.Match[str]) -> None:
+        try:
+            fields = json.loads(path.read_bytes())
+        except ValueError:
+            self._lie(path, "the record is torn")
+            return
+        new = "gone" if fields["new"] is None else fields["new"].replace(":", "-", 1)
+        if set(fields) != {"who", "old", "new", "why", "when"} or new != found["change"]:
+            self._lie(path, "the record is another change's")
+
     def _source(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and not re.fullmatch(NAME, path.read_text(errors="replace")):
             self._lie(path, "it holds no name of a repository")
@@ -188,6 +207,34 @@ class _Tree:
     def _lease(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and set(json.loads(path.read_bytes())) != {"holder", "ended", "written"}:
             self._lie(path, "it is no lease")
+
+    def _scrub(self, path: Path, _found: re.Match[str]) -> None:
+        try:
+            told = json.loads(path.read_bytes())
+        except ValueError:
+            if not self._lost(path):
+                self._lie(path, "the record of the scrub is torn")
+            return
+        if not isinstance(told, dict):
+            self._lie(path, "it is no record of the scrub")
+
+    def _usage(self, path: Path, found: re.Match[str]) -> None:
+        fields = json.loads(path.read_bytes())
+        counted = path.parent / "_counted" / fields["counted"]
+        if not counted.is_file():
+            self._lie(path, "the list of what was counted is missing")
+        elif counted.stat().st_size != 16 * fields["blobs"]:
+            self._lie(counted, f"it has not the {fields['blobs']} blobs that were counted below {found['name']}")
+
+    def _counted(self, path: Path, _found: re.Match[str]) -> None:
+        numbers = array("Q", path.read_bytes())
+        blobs = numbers[: len(numbers) // 2].tolist()
+        if blobs != sorted(set(blobs)):
+            self._lie(path, "the blobs are not in order")
+
+    def _report(self, path: Path, _found: re.Match[str]) -> None:
+        if not self._lost(path) and set(json.loads(path.read_bytes())) != {"version", "began", "held"}:
+            self._lie(path, "it is no report")
 
     def _damaged(self, path: Path, _found: re.Match[str]) -> None:
         self._lie(path, "a blob has been found damaged")

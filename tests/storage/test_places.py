@@ -22,6 +22,8 @@ PLACES = [
     Place(keys.catalog_entry(NAME), Kind.CATALOG, NAME),
     Place(keys.media_type(NAME, DIGEST), Kind.MEDIA_TYPE, NAME, digest=DIGEST),
     Place(keys.referrer(NAME, OTHER, DIGEST), Kind.REFERRER, NAME, digest=DIGEST, subject=OTHER),
+    Place(keys.history_record(NAME, "_1.0", time=1, new=OTHER, record="a1"), Kind.HISTORY, NAME, "_1.0", OTHER),
+    Place(keys.history_record(NAME, "1.0", time=1, new=None, record="a1"), Kind.HISTORY, NAME, "1.0"),
     Place(keys.damaged(DIGEST), Kind.DAMAGED, digest=DIGEST),
     Place(keys.blob_source(OTHER), Kind.SOURCE, digest=OTHER),
     Place(keys.pointer(keys.blob(DIGEST)), Kind.POINTER, digest=DIGEST),
@@ -29,9 +31,16 @@ PLACES = [
     Place(f"{keys.manifest_removals(NAME, DIGEST)}a1", Kind.REMOVAL, NAME, "a1", DIGEST),
     Place(f"{keys.tag_removals(NAME, '_1.0')}a1", Kind.REMOVAL, NAME, "_1.0"),
     Place(f"{keys.entry_removals(NAME)}a1", Kind.REMOVAL, NAME),
+    Place(keys.usage_head(NAME), Kind.USAGE_HEAD, NAME),
+    Place(keys.usage_counted(NAME, "1-a"), Kind.USAGE_COUNTED, NAME, "1-a"),
+    Place(f"{keys.usage_additions(NAME)}1-2-3", Kind.USAGE_ADDED, NAME, "1-2-3"),
+    Place(keys.USAGE_REPORT, Kind.USAGE_REPORT),
     Place(keys.LAYOUT, Kind.LAYOUT),
     Place(keys.UNADOPTED, Kind.UNADOPTED),
+    Place(keys.IMPORTED, Kind.IMPORTED),
     Place(keys.lease("sweep"), Kind.LEASE, name="sweep"),
+    Place(keys.SCRUB_SHARDS, Kind.SCRUB, name="shards"),
+    Place(keys.SCRUB_CURSOR, Kind.SCRUB, name="cursor"),
 ]
 
 
@@ -53,7 +62,12 @@ def test_what_a_key_was_made_of_is_read_from_it(place: Place) -> None:
         f"{keys.REPOSITORIES}{NAME}/_manifests/tags/v1/current",
         f"{keys.OURS}/catalog/{NAME}",
         f"{keys.OURS}/something/else",
+        f"{keys.history(NAME, 'v1')}1.gone.a1",
+        f"{keys.history(NAME, 'v1')}{1:016}.sha256-x.a1",
+        f"{keys.history(NAME, 'v1')}{1:016}.gone",
         keys.pointer(keys.layer_link(NAME, DIGEST)),
+        f"{keys.USAGE}_head",
+        f"{keys.USAGE}team/other",
         "elsewhere",
     ],
 )

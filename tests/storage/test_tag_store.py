@@ -13,7 +13,7 @@ from storage.errors import Corrupt, NotFound, StorageUnavailable, VersionMismatc
 from storage.memory import MemoryDriver
 from storage.tags import SWAP_ATTEMPTS_MAX, TagStore
 from tests.properties import tags as tag_names
-from tests.stores import OTHER, REPOSITORY, RefusingDriver, body_at, damages, keys_below
+from tests.stores import OTHER, REPOSITORY, RefusingDriver, body_at, damages, keys_below, tag_store
 
 ONE, TWO, THREE = (Digest.of(body) for body in (b"one", b"two", b"three"))
 
@@ -25,7 +25,7 @@ def driver() -> RefusingDriver:
 
 @pytest.fixture
 def store(driver: RefusingDriver) -> TagStore:
-    return TagStore(driver)
+    return tag_store(driver)
 
 
 def anything(_current: Digest | None) -> None:
@@ -128,7 +128,7 @@ class RacedDriver(RefusingDriver):
 
 async def test_a_lost_swap_asks_the_condition_again_with_what_has_won() -> None:
     driver = RacedDriver(races=0)
-    store = TagStore(driver)
+    store = tag_store(driver)
     await put(store, "v1", ONE)
     driver.races = 2
     asked: list[Digest | None] = []
@@ -141,7 +141,7 @@ async def test_a_lost_swap_asks_the_condition_again_with_what_has_won() -> None:
 
 
 async def test_a_lost_first_set_asks_the_condition_again_with_what_has_won() -> None:
-    store = TagStore(RacedDriver(races=1))
+    store = tag_store(RacedDriver(races=1))
     asked: list[Digest | None] = []
 
     before = await store.set(REPOSITORY, "v1", TWO, allow=asked.append)
@@ -151,7 +151,7 @@ async def test_a_lost_first_set_asks_the_condition_again_with_what_has_won() -> 
 
 
 async def test_a_tag_that_is_moved_for_ever_is_given_up_on() -> None:
-    store = TagStore(RacedDriver(races=SWAP_ATTEMPTS_MAX))
+    store = tag_store(RacedDriver(races=SWAP_ATTEMPTS_MAX))
 
     with pytest.raises(StorageUnavailable):
         await put(store, "v1", TWO)
@@ -183,7 +183,7 @@ async def test_deleting_a_tag_only_while_it_points_there_spares_one_that_has_mov
 
 async def test_a_tag_that_moves_while_it_is_deleted_for_its_digest_is_spared() -> None:
     driver = RacedDriver(races=0)
-    store = TagStore(driver)
+    store = tag_store(driver)
     await put(store, "v1", ONE)
     driver.races = 1
 
@@ -195,7 +195,7 @@ async def test_a_tag_that_moves_while_it_is_deleted_for_its_digest_is_spared() -
 
 async def test_a_tag_that_moves_while_it_is_deleted_by_name_is_deleted() -> None:
     driver = RacedDriver(races=0)
-    store = TagStore(driver)
+    store = tag_store(driver)
     await put(store, "v1", ONE)
     driver.races = 1
 
@@ -269,7 +269,7 @@ async def test_a_damaged_tag_can_be_deleted_by_name_but_not_for_a_digest(
 async def test_a_listing_is_the_sorted_rest_after_any_text_cut_at_its_limit(
     tags: set[str], after: str, limit: int
 ) -> None:
-    store = TagStore(MemoryDriver())
+    store = tag_store(MemoryDriver())
     for tag in tags:
         await put(store, tag, ONE)
     expected = sorted(tag for tag in tags if tag > after)
