@@ -134,7 +134,8 @@ class Collecting(Schedule):
         """Run something that nobody disturbs to its end; the clock goes on when it waits."""
         try:
             while True:
-                self.clock.now += 1.0 if work.send(None).pauses else 0.0
+                turn = work.send(None)  # None where somebody only lets others go on
+                self.clock.now += 1.0 if turn and turn.pauses else 0.0
         except StopIteration as end:
             return end.value
 
@@ -279,7 +280,7 @@ class Tree:
         for place in self.places:
             if place.kind is Kind.BLOB and str(place.digest) not in linked:
                 found.append(f"bytes {place.digest}")
-            if place.kind in {Kind.FRESH, Kind.DELETING} or place.key == keys.COLLECTION_RUN:
+            if place.kind in {Kind.FRESH, Kind.DELETING}:
                 found.append(place.key)
             if place.kind is Kind.CATALOG and not self.links.get(place.repository):
                 found.append(f"catalog: {place.repository}")

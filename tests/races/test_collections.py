@@ -17,7 +17,7 @@ from registry.collector.rules import Rules
 from registry.collector.taking import Taker
 from registry.errors import RegistryError
 from registry.manifests import Manifests
-from storage.arrivals import Arrivals
+from storage.arrivals import Arrivals, State
 from storage.blobs import BlobStore
 from storage.digest import Digest
 from storage.drivers import Capabilities
@@ -263,8 +263,12 @@ def test_in_whatever_order_they_come_nothing_that_is_needed_is_collected() -> No
         assert seen[what] > SCHEDULES / 20, what
 
 
-async def nothing(*_given: object, **_named: object) -> None:
-    return
+async def nothing(arrivals: Arrivals, *_given: object) -> State:
+    return await arrivals.state()
+
+
+async def nothing_is_on(_arrivals: Arrivals) -> State:
+    return State()
 
 
 async def nothing_is_fresh(run: Run) -> Fresh:
@@ -292,7 +296,8 @@ PUT = ("put", REPOSITORY, "one", "t")
         (Arrivals, "tell", nothing, PUSH),
         (Arrivals, "wait_for_links", at_once, BLOB),
         (BlobStore, "_check_bytes", at_once, MOUNT),
-        (ManifestStore, "keep", nothing, PUT),
+        (Arrivals, "state", nothing_is_on, BLOB),
+        (ManifestStore, "keep", at_once, PUT),
         (Manifests, "_put_again", at_once, PUT),
         (Taker, "_spared", nothing_is_spared, PUSH),
         (Run, "fresh", nothing_is_fresh, PUSH),
@@ -301,6 +306,7 @@ PUT = ("put", REPOSITORY, "one", "t")
         "nobody tells",
         "no wait for links",
         "no look at bytes",
+        "no look at the marker",
         "tags untold",
         "no retry",
         "no second look",
