@@ -47,6 +47,9 @@ from registry.auth.token_service import TokenService
 from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
+from registry.collector.background import Background
+from registry.collector.collection import Collection
+from registry.collector.rules import CollectorStores, Pace, Rules
 from registry.config import Auth, Settings
 from registry.errors import NotThere
 from registry.histories import Histories
@@ -60,6 +63,7 @@ from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
+from registry.scan import Tally
 from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
@@ -68,6 +72,7 @@ from registry.usage_sweeps import UsageSweep
 from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.collected import CollectedStore
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
@@ -125,11 +130,13 @@ class Registry:
         prefix: str,
         is_trusted: Callable[[str], bool],
         scrubber: Scrubber | None = None,
+        collector: Background | None = None,
     ) -> None:
         self._driver = driver
         self._router = router
         self._janitor = janitor
         self._scrubber = scrubber
+        self._collector = collector
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -149,6 +156,8 @@ class Registry:
         self._janitor.start()
         if self._scrubber is not None:
             self._scrubber.start()
+        if self._collector is not None:
+            self._collector.start()
 
     async def prove(self) -> None:
         """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
@@ -174,6 +183,8 @@ class Registry:
         await self._janitor.close()
         if self._scrubber is not None:
             await self._scrubber.close()
+        if self._collector is not None:
+            await self._collector.close()
         if self._audit is not None:
             await self._audit.watch.close()
             await self._audit.trail.close()
@@ -315,7 +326,47 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         prefix=settings.prefix,
         is_trusted=settings.trusts,
         scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
+        collector=_build_collector(settings, driver, leases),
     )
+
+
+def collector_of(settings: Settings, driver: Driver, *, share: float, tally: Tally) -> tuple[CollectorStores, Rules]:
+    """Connect the garbage collection of a store, for the server and for a command line that works on it."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores, gc = _stores(driver, history), settings.gc
+
+    async def kept(repository: str) -> set[Digest]:
+        since = time.time() - settings.history.keep_seconds
+        found = await history.kept(repository, since=since, last=settings.history.keep_last)
+        return {digest for digests in found.values() for digest in digests}
+
+    return CollectorStores(
+        driver,
+        stores.manifests,
+        stores.tags,
+        stores.referrers,
+        stores.catalog,
+        UploadStore(driver, clock=time.time),
+        stores.removals,
+        CollectedStore(driver),
+        kept,
+        Pace(share),
+        tally,
+    ), Rules(gc.grace_seconds, gc.trash_seconds, gc.log_seconds, gc.brake_share)
+
+
+def collection_of(settings: Settings, driver: Driver, *, share: float, tally: Tally | None = None) -> Collection:
+    """Make a collection."""
+    stores, rules = collector_of(settings, driver, share=share, tally=tally or Tally())
+    return Collection(stores, rules, clock=time.time, new_id=_new_id)
+
+
+def _build_collector(settings: Settings, driver: Driver, leases: LeaseStore) -> Background | None:
+    gc = settings.gc
+    if not gc.enabled:
+        return None
+    make = partial(collection_of, settings, driver, share=gc.cpu_share)
+    return Background(leases, make, interval_seconds=gc.interval_seconds)
 
 
 def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:

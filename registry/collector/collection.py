@@ -1,7 +1,6 @@
 """One collection from beginning to end: look at everything, and only then take anything."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -24,18 +23,6 @@ from storage.walk import walk
 log = structlog.get_logger(__name__)
 
 
-class Observer(Protocol):
-    """Is told of every repository what it links to, garbage left out: for who counts usage."""
-
-    def repository(self, repository: str, manifests: list[str], blobs: list[str]) -> None:
-        """Canonical digests as text, in no order; one may come more than once."""
-        ...
-
-    async def finished(self, started: float) -> None:
-        """All repositories were told; what was pushed after `started` may be missing."""
-        ...
-
-
 class Collection:
     """Collects garbage once. Whoever runs it holds the lease of collections."""
 
@@ -46,14 +33,12 @@ class Collection:
         *,
         clock: Callable[[], float],
         new_id: Callable[[], str],
-        observers: tuple[Observer, ...] = (),
     ) -> None:
         self._stores = stores
         self._driver = stores.driver
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
-        self._observers = observers
         self._found: list[Marked] = []
         self._names: set[str] = set()
         self._bytes_kept = ""
@@ -70,7 +55,8 @@ class Collection:
         """Collect, and store the report. Raises StorageError, and then nothing is half done that matters."""
         report = Report(self._new_id(), self._clock())
         run = Run(self._driver, report.run, clock=self._clock, new_id=self._new_id, pause=self._stores.removals.rest)
-        await self._stores.collected.expire(report.started - self._rules.log_seconds)
+        remembered = max(self._rules.log_seconds, self._rules.trash_seconds)
+        await self._stores.collected.expire(report.started - remembered)
         try:
             await run.begin()
             await self._collect(report, run, brake=brake)
@@ -82,6 +68,12 @@ class Collection:
             report.ended = self._clock()
             await self._driver.put(keys.COLLECTION_LAST, report.to_json(), durable=False)
         return report
+
+    def garbage(self) -> Iterator[tuple[str, int, int]]:
+        """Repositories with how many manifests and links to blobs of each are garbage, after a look."""
+        for marked in self._found:
+            if marked.has_garbage:
+                yield marked.repository, len(marked.garbage.nodes), len(marked.garbage_layers)
 
     async def _collect(self, report: Report, run: Run, *, brake: bool) -> None:
         marker, unlinked = await self._look(report, run)
@@ -141,8 +133,6 @@ class Collection:
             self._add(report, marked, linked)
             for digest in marked.garbage_digests if self._rules.trash_seconds else ():
                 held.add(Digest.parse(digest))
-        for observer in self._observers:
-            await observer.finished(report.started)
         stores.tally.enter("looking at blobs")
         return marker, await find_unlinked(stores, self._rules, linked=linked, held=held, trash=trash, now=now)
 
