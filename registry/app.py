@@ -16,12 +16,14 @@ from registry.api.auditing import Auditor
 from registry.api.blobs import BlobEndpoints
 from registry.api.errors import render
 from registry.api.forwarding import client_address, forwarded_prefix
+from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.redirects import Redirects
+from registry.api.repositories import RepositoryEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
-from registry.api.routes import Router, Shape, Target, parse_path, routes
+from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
 from registry.asgi import AnswerBroken, CannotStart
@@ -46,15 +48,21 @@ from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
 from registry.config import Auth, Settings
 from registry.errors import NotThere
+from registry.histories import Histories
+from registry.immutability import Immutability
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
+from registry.quota_rules import QuotaRules
+from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
+from registry.repositories import Repositories
 from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
+from registry.usage_sweeps import UsageSweep
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -67,10 +75,12 @@ from storage.manifests import ManifestStore
 from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
 from storage.removals import RemovalStore
+from storage.repositories import RepositoryStore
 from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+from storage.usage import UsageStore
 
 log = structlog.get_logger(__name__)
 
@@ -232,22 +242,14 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
     except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
-    blob_store, manifest_store, catalog_store = BlobStore(driver), ManifestStore(driver), CatalogStore(driver)
-    removals = RemovalStore(driver, clock=time.time, new_id=_new_id)
     history = HistoryStore(driver, time.time, _new_id)
-    stores = ManifestStores(
-        manifest_store,
-        blob_store,
-        TagStore(driver, history),
-        ReferrerStore(driver),
-        catalog_store,
-        removals,
-        driver.capabilities.calls_at_once,
-    )
+    stores = _stores(driver, history)
+    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    quotas = Quotas(rules, usage_store) if rules else None
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
-        blob_store,
-        catalog_store,
+        stores.blobs,
+        stores.catalog,
         limits=UploadLimits(
             limits.uploads_max,
             limits.blob_bytes_max,
@@ -256,16 +258,17 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             limits.upload_ended_seconds,
         ),
         new_id=_new_id,
+        quotas=quotas,
     )
-    manifests = Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, delete=settings.delete)
-    table = routes(
+    manifests, repositories = _rules(settings, driver, stores, quotas)
+    endpoints = Endpoints(
         ListingEndpoints(
-            Tags(stores.tags, removals, manifest_store, catalog_store),
-            Referrers(stores.referrers, manifest_store),
-            Catalog(catalog_store),
+            Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
+            Referrers(stores.referrers, stores.manifests),
+            Catalog(stores.catalog),
         ),
         BlobEndpoints(
-            Blobs(blob_store, removals, References(manifest_store), delete=settings.delete),
+            Blobs(stores.blobs, stores.removals, References(stores.manifests), delete=settings.delete),
             auditor,
             _build_redirects(settings, driver),
         ),
@@ -273,9 +276,21 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ManifestEndpoints(
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
         ),
+        HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
+        RepositoryEndpoints(repositories, auditor),
     )
-    sweeps: dict[str, Callable[[], Awaitable[int]]] = {
-        "uploads": uploads.expire,
+    sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
+    if rules:
+        # Ahead of that of the removals, by which it is told what was removed.
+        sweeps["usage of prefixes without a quota"] = UsageSweep(
+            driver,
+            usage_store,
+            stores.catalog,
+            rules,
+            recount_seconds=settings.usage.recount_seconds,
+            warn_percent=settings.usage.warn_percent,
+        ).sweep
+    sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
     }
@@ -285,14 +300,19 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
     return Registry(
         driver,
-        Router(table),
+        Router(routes(endpoints)),
         janitor,
         gate,
         audit,
         prefix=settings.prefix,
         is_trusted=settings.trusts,
-        scrubber=_build_scrubber(settings, driver, blob_store, leases, auditor),
+        scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
     )
+
+
+def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
+    """Make what deletes on the store itself, for the command line."""
+    return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
 
 
 def check_files(settings: Settings) -> None:
@@ -326,6 +346,41 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
         bytes_max=audit.bytes_max,
         keep=audit.keep,
     )
+
+
+def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
+    return ManifestStores(
+        ManifestStore(driver),
+        BlobStore(driver),
+        TagStore(driver, history),
+        ReferrerStore(driver),
+        CatalogStore(driver),
+        RemovalStore(driver, clock=time.time, new_id=_new_id),
+        driver.capabilities.calls_at_once,
+    )
+
+
+def _rules(
+    settings: Settings, driver: Driver, stores: ManifestStores, quotas: Quotas | None = None
+) -> tuple[Manifests, Repositories]:
+    immutability = Immutability(settings.immutable)
+    manifests = Manifests(
+        stores,
+        opaque_types=settings.manifest_types,
+        sparse=settings.sparse,
+        delete=settings.delete,
+        immutability=immutability,
+        quotas=quotas,
+    )
+    repositories = Repositories(
+        stores,
+        manifests,
+        UploadStore(driver, clock=time.time),
+        RepositoryStore(driver),
+        immutability=immutability,
+        delete=settings.delete,
+    )
+    return manifests, repositories
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:

@@ -12,7 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from registry.addresses import Network, is_public, is_within, parse_address, parse_network
 from registry.media_types import MANIFESTS
 from registry.quantities import Bytes, Count, Rate, Seconds
+from registry.quota_rules import Quota, refuse_twice
 from registry.stores import BucketPlace, parse_place
+from registry.tag_rules import ImmutableTags
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~/-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
@@ -165,7 +167,9 @@ def _tables(value: object) -> object:
         except ValueError:
             raise ValueError("expected a JSON list of objects") from None
     if not isinstance(value, list | tuple):
-        raise ValueError("expected a list of tables: in the file [[auth.oidc]] and the like, with two brackets")
+        raise ValueError(
+            "expected a list of tables: in the file [[immutable]], [[auth.oidc]] and the like, with two brackets"
+        )
     return value
 
 
@@ -318,6 +322,29 @@ class Scrub(BaseModel):
     )
 
 
+class Usage(BaseModel):
+    """How what repositories hold is counted, where a quota covers them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    recount_seconds: Seconds = Field(
+        6 * 3600.0,
+        ge=1,
+        description="How old an exact count may get until there is a new one. What was deleted is counted anew at the "
+        "next sweep (limits.sweep_seconds).",
+    )
+    warn_percent: Annotated[tuple[Count, ...], BeforeValidator(_texts)] = Field(
+        (80, 90), description="From which shares of a quota on the log warns, in percent."
+    )
+
+    @field_validator("warn_percent")
+    @classmethod
+    def _check_percent(cls, shares: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 0 < share <= 100 for share in shares):
+            raise ValueError("expected numbers from 1 to 100")
+        return tuple(sorted(set(shares)))
+
+
 class S3(BaseModel):
     """The bucket, where `data` names one. What is unset is left to boto3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..."""
 
@@ -419,6 +446,9 @@ class Settings(BaseModel):
         (),
         description="Further media types of manifests, which are taken as they are, without a look at their content.",
     )
+    immutable: Annotated[tuple[ImmutableTags, ...], BeforeValidator(_tables)] = Field(
+        (), description="Tags that can't be moved or deleted once they are set, see keep-tags-in-order.md."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged, and all above it."
     )
@@ -427,6 +457,10 @@ class Settings(BaseModel):
     tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
     audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
     scrub: Scrub = Field(default_factory=lambda: Scrub(), description="See below.")  # noqa: PLW0108  # mypy
+    quota: Annotated[tuple[Quota, ...], BeforeValidator(_tables)] = Field(
+        (), description="How many bytes the repositories of a prefix may hold together, see limit-what-teams-store.md."
+    )
+    usage: Usage = Field(default_factory=lambda: Usage(), description="See below.")  # noqa: PLW0108  # mypy
     s3: S3 = Field(default_factory=lambda: S3(), description="See below.")  # noqa: PLW0108  # mypy
 
     @field_validator("listen")
@@ -463,6 +497,12 @@ class Settings(BaseModel):
         if "v2" in parts:
             raise ValueError("/v2/ follows the prefix anyway: leave it out")
         return text
+
+    @field_validator("quota")
+    @classmethod
+    def _check_quota(cls, quotas: tuple[Quota, ...]) -> tuple[Quota, ...]:
+        refuse_twice(quotas)
+        return quotas
 
     @field_validator("manifest_types")
     @classmethod

@@ -13,9 +13,12 @@ from registry.errors import (
     ManifestBlobUnknown,
     ManifestInvalid,
     ManifestUnknown,
+    Unavailable,
     Unsupported,
 )
+from registry.immutability import Immutability, ImmutableManifests
 from registry.names import Reference, RepositoryName, Tag
+from registry.quotas import Quotas
 from registry.referrers import describe
 from registry.strict_json import parse_object
 from storage.blobs import BlobStore
@@ -91,8 +94,13 @@ class Manifests:
         opaque_types: Sequence[str] = (),
         sparse: bool = False,
         delete: bool = True,
+        immutability: Immutability | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._stores = stores
+        self._immutability = immutability or Immutability()
+        self._immutable = ImmutableManifests(self._immutability, stores.tags, stores.manifests)
+        self._quotas = quotas
         self._opaque_types = opaque_types
         self._sparse = sparse
         self._delete = delete
@@ -133,7 +141,8 @@ class Manifests:
         `allow`, if given, is asked with what each tag points at and will point at, before anything is stored and
         again in the step that moves the tag, and may refuse. `cause` is what the history of the tags is told.
 
-        Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, and what `allow` raises.
+        Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, QuotaExceeded, Denied for an immutable tag that
+        points elsewhere, and what `allow` raises.
         """
         changes = changes or Changes()
         digest = _digest_of(reference, body)
@@ -143,15 +152,17 @@ class Manifests:
             raise ManifestInvalid(str(error)) from error
         wanted = tags if isinstance(reference, Digest) else (reference,)
         seen: dict[Tag, SeenTag | None] = {}
-        ask = None if allow is None else partial(_ask, allow, digest)
-        if ask is not None:
-            for tag in wanted:
+        asks = {tag: _both(allow, self._immutability.on_set(repository, tag, digest), digest) for tag in wanted}
+        for tag, ask in asks.items():
+            if ask is not None:
                 found = seen[tag] = await self._stores.tags.see(repository, tag)
                 ask(None if found is None else found.digest)
         looked = await self._require(repository, document)
+        if self._quotas is not None and self._quotas.covers(repository):
+            await self._quotas.reserve(repository, Digest.of(body), len(body))
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
-        await self._tag(repository, digest, wanted, ask=ask, seen=seen, changes=changes, cause=cause)
+        await self._tag(repository, digest, asks, seen=seen, changes=changes, cause=cause)
         subject = document.subject.digest if document.subject else None
         return Pushed(digest, subject, None if document.is_named else UNNAMED)
 
@@ -159,18 +170,17 @@ class Manifests:
         self,
         repository: RepositoryName,
         digest: Digest,
-        wanted: Sequence[Tag],
+        wanted: Mapping[Tag, Callable[[Digest | None], None] | None],
         *,
-        ask: Callable[[Digest | None], None] | None,
         seen: Mapping[Tag, SeenTag | None],
         changes: Changes,
         cause: Cause,
     ) -> None:
-        """Set tags, and look whether they or the manifest were deleted meanwhile."""
+        """Set tags, each with whom to ask, and look whether they or the manifest were deleted meanwhile."""
         stores, began = self._stores, self._stores.removals.now()
         if not wanted:
             return
-        for tag in wanted:
+        for tag, ask in wanted.items():
             before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag), cause=cause)
             changes.tagged.append((tag, before))
         # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
@@ -184,6 +194,10 @@ class Manifests:
             # The wait is for deletions that are killed in the middle.
             await stores.removals.wait_for_manifest(repository, digest)
             await self._untag_if_gone(repository, digest, changes, _deleted_by(cause))
+            for tag in wanted:
+                if self._immutability.rule(repository, tag) and await stores.tags.current(repository, tag) != digest:
+                    # Acknowledged, an immutable tag would be gone at once: the deletion looked before it was set.
+                    raise Unavailable("the manifest was deleted while it was pushed: push it again")
 
     async def expire_removals(self) -> int:
         """Forget removals of long ago; returns how many."""
@@ -194,31 +208,45 @@ class Manifests:
         repository: RepositoryName,
         reference: Reference,
         *,
+        force: bool = False,
         changes: Changes | None = None,
         cause: Cause = DELETED,
     ) -> None:
         """Delete a tag, or a manifest with every tag that points at it (distribution-spec end-9).
 
-        `cause` is what the history of the tags is told. Raises ManifestUnknown; Unsupported where deletion is
-        switched off.
+        `cause` is what the history of the tags is told. Raises ManifestUnknown; Unsupported where deletion is switched
+        off; Denied for an immutable tag and what such a tag needs, unless forced.
         """
-        if not self._delete:
+        if not self._delete and not force:
             raise Unsupported("deletion is switched off: set delete = true in the configuration")
         changes = changes or Changes()
         try:
             if isinstance(reference, Digest):
-                await self._delete_manifest(repository, reference, changes, cause)
+                await self._delete_manifest(repository, reference, changes, cause, force=force)
             else:
-                async with self._stores.removals.of_tag(repository, reference):
-                    before = await self._stores.tags.delete(repository, reference, cause=cause)
-                changes.untagged.append((reference, before))
+                await self._delete_tag(repository, reference, changes, cause, force=force)
         except NotFound as error:
             raise _unknown(error) from error
 
-    async def _delete_manifest(
-        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause
+    async def _delete_tag(
+        self, repository: RepositoryName, tag: Tag, changes: Changes, cause: Cause, *, force: bool
     ) -> None:
-        stores = self._stores
+        allow = None if force else self._immutability.on_delete(repository, tag)
+        if allow is not None:
+            # Ahead of the announcement, which pushes would look at for nothing.
+            seen = await self._stores.tags.see(repository, tag)
+            if seen is None or seen.link is not None:
+                allow(None if seen is None else seen.digest)
+        async with self._stores.removals.of_tag(repository, tag):
+            before = await self._stores.tags.delete(repository, tag, allow=allow, cause=cause)
+        changes.untagged.append((tag, before))
+
+    async def _delete_manifest(
+        self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause, *, force: bool
+    ) -> None:
+        stores, read = self._stores, set[str]()
+        if not force:
+            await self._immutable.refuse(repository, digest, seen=read)
         subject: Digest | None = None
         try:
             canonical = await stores.manifests.resolve(repository, digest)
@@ -228,13 +256,38 @@ class Manifests:
         except NotFound:
             await self._delete_leftovers(repository, digest, changes, cause)
             raise
-        async with stores.removals.of_manifest(repository, digest):
+        async with stores.removals.of_manifest(repository, digest) as removal:
+            if not force and self._immutability.covers_any_of(repository):
+                # An immutable tag may have been set since. Either its push finds this announcement, or this finds it.
+                await self._immutable.refuse(repository, digest, seen=read)
+                removal.check_time()
             await self._untag(repository, digest, changes, cause)
-            await stores.manifests.unlink(repository, digest)
-            changes.deleted = digest
-            if subject is not None:
-                await self._unlist(repository, subject, digest)
-            await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
+            await self._take(repository, digest, subject, changes, cause)
+
+    async def take(self, repository: RepositoryName, digest: Digest, *, changes: Changes, cause: Cause) -> None:
+        """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine."""
+        subject: Digest | None = None
+        with contextlib.suppress(NotFound):
+            try:
+                canonical = await self._stores.manifests.resolve(repository, digest)
+                subject = _subject((await self._stores.manifests.read(digest, canonical)).body)
+            except Corrupt:
+                pass
+            await self._take(repository, digest, subject, changes, cause)
+
+    async def _take(
+        self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes, cause: Cause
+    ) -> None:
+        await self._stores.manifests.unlink(repository, digest)
+        changes.deleted = digest
+        if subject is not None:
+            await self._unlist(repository, subject, digest)
+        await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
+
+    async def forget_referrer(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
+        """Delete an entry among the referrers, unless its manifest is there."""
+        if not await self._stores.manifests.exists(repository, digest):
+            await self._unlist(repository, subject, digest)
 
     async def _delete_leftovers(
         self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause
@@ -475,8 +528,21 @@ def _subject(body: bytes) -> Digest | None:
         return None
 
 
-def _ask(allow: Callable[[Digest | None, Digest], None], new: Digest, current: Digest | None) -> None:
-    allow(current, new)
+def _both(
+    allow: Callable[[Digest | None, Digest], None] | None,
+    rule: Callable[[Digest | None], None] | None,
+    new: Digest,
+) -> Callable[[Digest | None], None] | None:
+    """Ask what the request's caller may, and then what a rule says of the tag; None if there is nothing to ask."""
+    if allow is None:
+        return rule
+
+    def ask(current: Digest | None) -> None:
+        allow(current, new)
+        if rule is not None:
+            rule(current)
+
+    return ask
 
 
 def _deleted_by(cause: Cause) -> Cause:

@@ -21,6 +21,7 @@ Reference = Tag | Digest
 NAME_BYTES_MAX = 255
 NAME_COMPONENTS_MAX = 32
 COMPONENT_BYTES_MAX = 128
+TAG_BYTES_MAX = 128
 
 # Possessive quantifiers: nothing is ever matched a second way, so no name makes it slow.
 _COMPONENT = r"[a-z0-9]++(?:(?:\.|__?+|-++)[a-z0-9]++)*+"

@@ -258,10 +258,22 @@ class BlobStore:
         elif await self.source(digest) is None:
             await self.remember_source(repository, digest)
 
-    async def mount(self, repository: str, digest: Digest, *, source: str) -> None:
-        """Let the repository read a blob that `source` may read. Raises NotFound."""
+    async def mount(
+        self,
+        repository: str,
+        digest: Digest,
+        *,
+        source: str,
+        reserve: Callable[[Digest, int], Awaitable[None]] | None = None,
+    ) -> None:
+        """Let the repository read a blob that `source` may read. Raises NotFound.
+
+        `reserve`, if given, is called ahead of the link with the canonical digest and the size, and may refuse.
+        """
         looked = self._clock()
         canonical, found = await self._look(source, digest)
+        if reserve is not None:
+            await reserve(canonical, found.size)
         # Whoever has brought the blob has left a hint, and whoever names a source needs none.
         await self.link(repository, digest, canonical=canonical, hint=False)
         self._remember(repository, digest, KnownBlob(canonical, found.size, looked))

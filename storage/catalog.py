@@ -50,6 +50,11 @@ class CatalogStore:
             return False
         return True
 
+    async def remove(self, repository: str) -> None:
+        """Take a repository out. Whoever does announces it, and looks afterwards whether that was right."""
+        self._entered.pop(repository, None)
+        await self._driver.delete(keys.catalog_entry(repository))
+
     async def list(self, *, after: str = "", limit: int) -> tuple[list[str], bool]:
         """Repositories whose names are greater than `after` in byte order, and whether there are more."""
         start = keys.catalog_entry(after) if after else ""

@@ -328,6 +328,13 @@ class Driver(Protocol):
         """Drop a staged object and its record, also from under its writer; dropping what is absent is fine."""
         ...
 
+    async def tidy(self, prefix: str) -> None:
+        """Remove the folders below a prefix that hold nothing, and it itself, where there are such things as folders.
+
+        For whoever has deleted everything there; what is written meanwhile makes its folders anew.
+        """
+        ...
+
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Drop what dead processes have left that no key leads to, and return how much of it there was."""
         ...

@@ -29,6 +29,9 @@ SCRUB_SHARDS = f"{OURS}/scrub/shards"
 """When the blobs of each first byte were read last, and what could not be read."""
 SCRUB_CURSOR = f"{OURS}/scrub/cursor"
 """How far the shard is that is being read."""
+USAGE = f"{OURS}/usage/"
+USAGE_REPORT = f"{USAGE}_report"
+"""What every repository held when the whole store was last counted."""
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -61,6 +64,11 @@ def blob(digest: Digest) -> str:
 def pointer(key: str) -> str:
     """Where the bytes are of an object that has not been moved to its key yet."""
     return f"{POINTERS}{key}"
+
+
+def repository_records(name: str) -> tuple[str, ...]:
+    """What is known of a repository's past: nothing relies on it."""
+    return (histories(name),)
 
 
 def layers(name: str) -> str:
@@ -113,6 +121,11 @@ def tag_index_link(name: str, tag: str, digest: Digest) -> str:
     return f"{tag_index(name, tag)}{digest.algorithm}/{digest.hex}/link"
 
 
+def uploads(name: str) -> str:
+    """All upload sessions of a repository that distribution knows."""
+    return f"{_repository(name)}/_uploads/"
+
+
 def upload(name: str, upload: str) -> str:
     """Everything of an upload session that distribution knows; no object lies here itself."""
     return f"{_repository(name)}/_uploads/{upload}"
@@ -154,9 +167,14 @@ def history_record(name: str, tag: str, *, time: int, new: Digest | None, record
     return f"{history(name, tag)}{time:0{TIME_DIGITS}}.{change}.{record}"
 
 
+def media_types(name: str) -> str:
+    """All media types of a repository that are stored beside manifests."""
+    return f"{_ours(name)}/_types/"
+
+
 def media_type(name: str, digest: Digest) -> str:
     """The media type of a manifest whose bytes do not tell it."""
-    return f"{_ours(name)}/_types/{digest.algorithm}/{digest.hex}"
+    return f"{media_types(name)}{digest.algorithm}/{digest.hex}"
 
 
 def blobs_of_shard(shard: str) -> str:
@@ -219,14 +237,44 @@ def entry_removals(name: str) -> str:
     return f"{removals(name)}_catalog/"
 
 
+def repository_removals(name: str) -> str:
+    """Announcements that anything may be taken from a repository."""
+    return f"{removals(name)}_repository/"
+
+
 def lease(name: str) -> str:
     """Who does a piece of background work now."""
     return f"{LEASES}{name}"
 
 
+def subjects(name: str) -> str:
+    """Everything in a repository that refers to any subject."""
+    return f"{_ours(name)}/_referrers/"
+
+
+def usage(prefix: str) -> str:
+    """What the repositories at and below a prefix hold; of the prefixes inside it as well."""
+    return f"{USAGE}{prefix}/"
+
+
+def usage_head(prefix: str) -> str:
+    """How many bytes they held when they were last counted, and which list has those blobs."""
+    return f"{usage(prefix)}_head"
+
+
+def usage_counted(prefix: str, counted: str) -> str:
+    """The list of the blobs that were counted."""
+    return f"{usage(prefix)}_counted/{counted}"
+
+
+def usage_additions(prefix: str) -> str:
+    """Everything that was linked to since."""
+    return f"{usage(prefix)}_added/"
+
+
 def referrers(name: str, subject: Digest) -> str:
     """Everything that refers to a subject."""
-    return f"{_ours(name)}/_referrers/{subject.algorithm}/{subject.hex}/"
+    return f"{subjects(name)}{subject.algorithm}/{subject.hex}/"
 
 
 def referrer(name: str, subject: Digest, digest: Digest) -> str:

@@ -146,6 +146,15 @@ class ManifestStore:
             # Pushed again since. Either this finds its link, or that push finds its media type gone.
             await self._driver.put(keys.media_type(repository, digest), media_type.encode())
 
+    async def forget_media_type_if_gone(self, repository: str, digest: Digest) -> None:
+        """Take the media type that a deletion has left which was cut off, unless the manifest is there."""
+        if await self.exists(repository, digest):
+            return
+        media_type = await self.media_type(repository, digest)
+        await self._driver.delete(keys.media_type(repository, digest))
+        if media_type is not None and await self.exists(repository, digest):
+            await self._driver.put(keys.media_type(repository, digest), media_type.encode())  # see unlink
+
     async def list(self, repository: str, *, after: Digest | None = None, limit: int) -> list[Digest]:
         """The manifests of a repository, in the order of their keys."""
         prefix = keys.revisions(repository)

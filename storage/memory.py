@@ -135,6 +135,10 @@ class MemoryDriver:
             await read_record(self, writer, record)
         return writer
 
+    async def tidy(self, prefix: str) -> None:
+        """Do nothing: there are no folders."""
+        check_prefix(prefix)
+
     async def sweep(self, *, older_than_seconds: float) -> int:  # noqa: ARG002  # there is nothing of the kind
         """Drop nothing: what a dead process had in memory is gone with it."""
         return 0

@@ -43,15 +43,30 @@ DONE = b" done"
 class Removal:
     """One announced removal."""
 
-    def __init__(self, key: str, started: float, clock: Callable[[], float]) -> None:
+    def __init__(self, key: str, clock: Callable[[], float], write: Callable[[], Awaitable[float]]) -> None:
         self._key = key
-        self._started = started
         self._clock = clock
+        self._write = write
+        self._started = clock()
+
+    async def announce(self) -> None:
+        """Let it count from now on."""
+        self._started = await self._write()
+
+    async def extend(self) -> None:
+        """Let it count from now on, so that a long look is in time. Raises StorageUnavailable if it is late already."""
+        self.check_time()
+        await self.announce()
+        self.check_time()
 
     @property
     def is_late(self) -> bool:
         """Whether others may have stopped waiting."""
-        return not 0 <= self._clock() - self._started <= TAKEN_SECONDS_MAX
+        return self.is_over(TAKEN_SECONDS_MAX)
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether it began more than so many seconds ago."""
+        return not 0 <= self._clock() - self._started <= seconds
 
     def check_time(self) -> None:
         """Raise StorageUnavailable if it is too late to take anything."""
@@ -88,11 +103,12 @@ class Recent:
         return self._touches(keys.entry_removals(self.repository))
 
     def _touches(self, folder: str) -> bool:
-        return not self.is_complete or folder in self.folders
+        whole = keys.repository_removals(self.repository)
+        return not self.is_complete or folder in self.folders or whole in self.folders
 
 
 class RemovalStore:
-    """Announcements of removals: of blob links, manifests, tags, and entries of the catalog."""
+    """Announcements of removals: of blob links, manifests, tags, entries of the catalog, and whole repositories."""
 
     def __init__(
         self,
@@ -138,6 +154,15 @@ class RemovalStore:
             yield removal
 
     @asynccontextmanager
+    async def of_repository(self, repository: str) -> AsyncIterator[Removal]:
+        """Announce that any blob and manifest may be taken from a repository, until the end of the `with` block.
+
+        For what takes many things one after the other: it ends before it is late, and begins anew.
+        """
+        async with self._announced(keys.repository_removals(repository)) as removal:
+            yield removal
+
+    @asynccontextmanager
     async def of_entry(self, repository: str) -> AsyncIterator[Removal]:
         """Announce that a repository may be taken from the catalog, until the end of the `with` block."""
         async with self._announced(keys.entry_removals(repository)) as removal:
@@ -145,11 +170,13 @@ class RemovalStore:
 
     async def wait_for_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
         """Return once none of the blobs is about to be removed."""
-        await self._wait(repository, {keys.blob_removals(repository, digest) for digest in digests})
+        whole = keys.repository_removals(repository)
+        await self._wait(repository, {whole, *(keys.blob_removals(repository, digest) for digest in digests)})
 
     async def wait_for_manifest(self, repository: str, digest: Digest) -> None:
         """Return once the manifest is not about to be removed."""
-        await self._wait(repository, {keys.manifest_removals(repository, digest)})
+        whole = keys.repository_removals(repository)
+        await self._wait(repository, {whole, keys.manifest_removals(repository, digest)})
 
     async def expire(self, end_tag_removal: Callable[[str, str], Awaitable[None]]) -> int:
         """Forget removals that have ended, or whose processes have died, long ago; returns how many.
@@ -175,13 +202,23 @@ class RemovalStore:
 
     @asynccontextmanager
     async def _announced(self, prefix: str, *, durable: bool = True) -> AsyncIterator[Removal]:
-        key, started = f"{prefix}{self._new_id()}", self._clock()
-        if durable:
-            await self._driver.create(key, self._text_now())
-        else:
-            await self._driver.put(key, self._text_now(), durable=False)
+        key = f"{prefix}{self._new_id()}"
+        written = False
+
+        async def write() -> float:
+            nonlocal written
+            now = self._clock()
+            if durable and not written:
+                await self._driver.create(key, self._text_now())
+            else:
+                await self._driver.put(key, self._text_now(), durable=False)
+            written = True
+            return now
+
+        removal = Removal(key, self._clock, write)
+        await removal.announce()
         try:
-            yield Removal(key, started, self._clock)
+            yield removal
         finally:
             # What stays behind if the store fails now stops counting by itself.
             with contextlib.suppress(StorageUnavailable):

@@ -154,12 +154,19 @@ class TagStore:
         raise StorageUnavailable("the tag is being changed by too many at once", key=key)
 
     async def delete(
-        self, repository: str, tag: str, *, only: Digest | None = None, cause: Cause = DELETED
+        self,
+        repository: str,
+        tag: str,
+        *,
+        only: Digest | None = None,
+        allow: Callable[[Digest | None], None] | None = None,
+        cause: Cause = DELETED,
     ) -> Digest | None:
         """Delete the tag, if `only` is given just while it points there; returns where it pointed.
 
-        A damaged tag, which points at nothing, is deleted as well. `cause` is what the history is told, which stays.
-        Raises NotFound if there is no such tag.
+        `allow` is asked with that and may raise to refuse, in one step with the deletion as in `set`. A damaged tag,
+        which points at nothing, is deleted as well. `cause` is what the history is told, which stays. Raises NotFound
+        if there is no such tag.
         """
         key = keys.tag_link(repository, tag)
         for _attempt in range(SWAP_ATTEMPTS_MAX):
@@ -168,6 +175,7 @@ class TagStore:
             except Corrupt:
                 if only is not None:
                     raise
+                (allow or _anything)(None)
                 time = self._history.now()
                 await self._driver.delete(key)
                 await self._history.append(repository, tag, old=None, new=None, cause=cause, time=time)
@@ -180,6 +188,7 @@ class TagStore:
                 raise
             if only is not None and digest != only:
                 raise NotFound("the tag points elsewhere", key=key)
+            (allow or _anything)(digest)
             time = self._history.now()
             try:
                 await self._driver.delete_version(key, version=version)

@@ -151,6 +151,21 @@ class UploadStore:
             await self._driver.delete(keys.upload_started(repository, upload))
         await self._driver.discard(keys.upload_bytes(repository, upload), record=keys.upload_record(upload))
 
+    async def of_repository(self, repository: str) -> list[str]:
+        """The open sessions of a repository, by a look at all sessions of the store."""
+        found: list[str] = []
+        after = ""
+        while True:
+            page = await self._driver.list(keys.UPLOADS, after=after, limit=SWEEP_PAGE)
+            for entry in page.entries:
+                with contextlib.suppress(NotFound, StorageRefused):
+                    record = await self._read(entry.key.removeprefix(keys.UPLOADS))
+                    if record.repository == repository and record.digest is None:
+                        found.append(record.id)
+            if not page.more:
+                return found
+            after = page.entries[-1].key
+
     async def expire(self, *, idle_seconds: float, lifetime_seconds: float, ended_seconds: float) -> int:
         """Drop sessions that nobody uses any more, and forget ended ones; returns how many."""
         dropped, after = 0, ""

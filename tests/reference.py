@@ -116,6 +116,8 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
         of = next(iter(get_args(annotation)), None)
         is_tables = kind is tuple and isinstance(of, type) and issubclass(of, BaseModel)
         name = "tables" if is_tables else kinds[kind]
+        if kind is tuple and int in (of, get_origin(of), *get_args(of)):
+            name = "list of numbers"
     return name + _bounds(metadata)
 
 
@@ -140,6 +142,8 @@ def _default(field: FieldInfo) -> str:
         return f"`{str(default).lower()}`"
     if default in ("", ()):
         return "none"
+    if isinstance(default, tuple):
+        return f"`{list(default)}`"
     return f"`{default}`"
 
 

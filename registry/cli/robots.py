@@ -1,8 +1,6 @@
 """`pierhead token`: the tokens of robots, in the store."""
 
 import json
-import os
-import pwd
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +17,7 @@ from registry.auth.identities import Grant
 from registry.auth.robots import RobotError, Robots, TooManyTokens, check_robot_name, parse_actions
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
+from registry.cli.operator import operator_name
 from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
 from registry.findings import printable
@@ -80,7 +79,7 @@ def create(
         _say("create", str(error))
         raise typer.Exit(USAGE) from None
     # Asked before the command becomes the owner of the store.
-    grants, operator = [Grant(tuple(repo), actions)], _operator()
+    grants, operator = [Grant(tuple(repo), actions)], operator_name()
 
     async def work(robots: Robots, record: Record) -> int:
         try:
@@ -139,7 +138,7 @@ def _work(command: str, data: str | None, config: Path | None, work: Work) -> No
     from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
     from registry.asgi import CannotStart  # noqa: PLC0415
 
-    settings, operator = load_or_exit(config, {"data": data}).settings, _operator()
+    settings, operator = load_or_exit(config, {"data": data}).settings, operator_name()
 
     async def opened() -> int:
         driver = open_driver(settings)
@@ -183,16 +182,6 @@ def _seconds(text: str) -> float:
     if not isinstance(seconds, float) or not 0 < seconds <= EXPIRES_SECONDS_MAX:
         raise RobotError(f"--expires {text!r}: expected a time above 0 and below a hundred years")
     return seconds
-
-
-def _operator() -> str:
-    """Who runs the command, for people to read: it proves nothing."""
-    if name := os.environ.get("SUDO_USER"):
-        return name
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 def _ends(token: RobotToken) -> str:

@@ -63,6 +63,14 @@ class Directories:
             for _path, descriptor in climbed:
                 os.close(descriptor)
 
+    def clear(self, path: str) -> None:
+        """Remove every directory below and at a path that holds nothing, lasting ones too, and so upwards. See tidy."""
+        for directory, _directories, _files in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(directory).rmdir()
+                self._unpin(directory)
+        self.sync(self.tidy(_parent(path)))
+
     def tidy(self, path: str) -> str:
         """Remove a directory if it is empty, and so upwards; returns the first that stays.
 

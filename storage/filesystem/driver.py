@@ -142,6 +142,11 @@ class FileSystemDriver:
         if record:
             await self.delete(record)
 
+    async def tidy(self, prefix: str) -> None:
+        """Remove directories that hold nothing."""
+        check_prefix(prefix)
+        await self._threads.run(self._files.directories.clear, self._files.path(prefix.removesuffix("/")))
+
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Remove temporary files that nobody writes any more, and return how many."""
         return await self._threads.run(remove_stale, Path(self._files.path(TEMPORARY)), older_than_seconds)

@@ -165,6 +165,10 @@ class S3Driver:
         """Drop a staged object and its record, also from under a writer; dropping what is absent is fine."""
         await drop_staged(self._staging, where(check_key(key), record))
 
+    async def tidy(self, prefix: str) -> None:
+        """Do nothing: a bucket has no folders."""
+        check_prefix(prefix)
+
     async def sweep(self, *, older_than_seconds: float) -> int:
         """Go on with moves that broke off, and drop what no record and no pointer leads to; returns how many."""
         return await move_all(self._staging) + await sweep_strays(self._staging, older_than_seconds=older_than_seconds)

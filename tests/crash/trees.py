@@ -6,6 +6,7 @@ It shares no code with the registry, and asks nobody: it opens files.
 import hashlib
 import json
 import re
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,9 +65,13 @@ class _Tree:
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
-            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog)/[0-9a-f]{{32}}", self._time),
+            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository)/[0-9a-f]{{32}}", self._time),
             (r"pierhead/leases/(sweep|history|scrub)", self._lease),
             (r"pierhead/scrub/(shards|cursor)", self._scrub),
+            (rf"pierhead/usage/{NAME}/_head", self._usage),
+            (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
+            (rf"pierhead/usage/{NAME}/_added/\d{{16}}-\d+-[0-9a-f]{{64}}-[0-9a-f]{{32}}", self._empty),
+            (r"pierhead/usage/_report", self._report),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -211,6 +216,24 @@ class _Tree:
             return
         if not isinstance(told, dict):
             self._lie(path, "it is no record of the scrub")
+
+    def _usage(self, path: Path, found: re.Match[str]) -> None:
+        fields = json.loads(path.read_bytes())
+        counted = path.parent / "_counted" / fields["counted"]
+        if not counted.is_file():
+            self._lie(path, "the list of what was counted is missing")
+        elif counted.stat().st_size != 16 * fields["blobs"]:
+            self._lie(counted, f"it has not the {fields['blobs']} blobs that were counted below {found['name']}")
+
+    def _counted(self, path: Path, _found: re.Match[str]) -> None:
+        numbers = array("Q", path.read_bytes())
+        blobs = numbers[: len(numbers) // 2].tolist()
+        if blobs != sorted(set(blobs)):
+            self._lie(path, "the blobs are not in order")
+
+    def _report(self, path: Path, _found: re.Match[str]) -> None:
+        if not self._lost(path) and set(json.loads(path.read_bytes())) != {"version", "began", "held"}:
+            self._lie(path, "it is no report")
 
     def _damaged(self, path: Path, _found: re.Match[str]) -> None:
         self._lie(path, "a blob has been found damaged")

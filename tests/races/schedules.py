@@ -5,10 +5,11 @@ announced removal, is a point at which the scheduler chooses who goes on.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from registry.tag_rules import ImmutableTags
 from storage.drivers import Capabilities, Page, SmallObject, Stat
 from storage.memory import MemoryDriver
 from tests.registry.services import Services
@@ -111,10 +112,11 @@ class Schedule:
     driver: ScheduledDriver = field(default_factory=ScheduledDriver)
     clock: Clock = field(default_factory=Clock)
     actors: list[Actor] = field(default_factory=list)
+    immutable: Sequence[ImmutableTags] = ()
 
     def worker(self) -> Services:
         """Return another worker on the store, whose waits are turns."""
-        services = Services(self.driver, clock=self.clock)
+        services = Services(self.driver, clock=self.clock, immutable=self.immutable, pause=_pause)
         services.removals._pause = _pause
         return services
 

@@ -891,6 +891,17 @@ async def test_a_commit_returns_the_identity_that_a_reader_of_the_object_has(dri
     assert identity == reader.identity
 
 
+async def test_tidying_leaves_every_object(driver: Driver) -> None:
+    for key in ("a/b", "a/c/d", "a/gone"):
+        await driver.put(key, b"an object")
+    await driver.delete("a/gone")
+
+    for prefix in ("a/c/", "a/", "b/"):
+        await driver.tidy(prefix)
+
+    assert [entry.key for entry in (await driver.list("", limit=10)).entries] == ["a/b", "a/c/d"]
+
+
 async def test_a_sweep_leaves_what_is_in_use(driver: Driver) -> None:
     await driver.put("a/b", b"an object")
     await driver.stage("up/1/data")

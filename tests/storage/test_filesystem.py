@@ -178,6 +178,26 @@ class TestEmptyDirectories:
         # Distribution takes each directory here for a tag, and a repository without this one for none.
         assert list((root / tags).iterdir()) == []
 
+    async def test_tidying_removes_all_empty_directories_also_lasting_ones_and_no_other(
+        self, files: FileSystemDriver, root: Path
+    ) -> None:
+        await files.put("r/inside/_manifests/tags/t/link", b"x")
+        for key in ("r/_manifests/revisions/a/link", "r/_manifests/tags/t/link", "r/_layers/a/link"):
+            await files.put(key, b"x")
+            await files.delete(key)
+        await files.put("r/_layers/b/link", b"x")
+        assert (root / "r/_manifests/revisions").is_dir()
+
+        for folder in ("_manifests", "_layers", "_uploads"):
+            await files.tidy(f"r/{folder}/")
+
+        assert sorted(path.name for path in (root / "r").iterdir()) == ["_layers", "inside"]
+        await files.delete("r/_layers/b/link")
+        await files.tidy("r/_layers/")
+        assert sorted(path.name for path in (root / "r").iterdir()) == ["inside"]
+        await files.put("r/_layers/b/link", b"again")
+        assert await read(files, "r/_layers/b/link") == b"again"
+
     async def test_directories_with_something_in_them_stay(self, files: FileSystemDriver, root: Path) -> None:
         await files.put("a/b/k", b"")
         (root / "a/b/other").mkdir()
