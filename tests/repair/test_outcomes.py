@@ -240,23 +240,32 @@ def test_a_push_mends_the_rest_once_directories_are_removed_and_then_all_is_well
     assert (outcome.code, [found for found in outcome.findings if found[0] != "blob-unlinked"]) == (0, [])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.finding != "directory"], ids=lambda case: case.name)
-def test_a_push_mends_it_without_any_repair(tmp_path: Path, case: Case) -> None:
-    data = tmp_path / "data"
-    server = start(data, log=tmp_path / "log", module=UNPRIVILEGED)
+@pytest.fixture(scope="module")
+def served_damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Mapping[str, Image]]]:
+    """Return a client of a store with every damage that nobody has repaired, and the images."""
+    tool_or_skip("setpriv")
+    place = tmp_path_factory.mktemp("pushes")
+    server = start(place / "data", log=place / "log", module=UNPRIVILEGED)
     try:
         with Client(server.url, Ledger()) as client:
-            image = pushed(client, data, "team/app")
-            case.damage(image)
-            config = config_of(image, client.ledger["team/app"])
-            for path in addresses(image, config, case.loses):
-                assert answer(client, path) in {0, 404}
-
-            pushed_again(client, image)
-
-            assert is_served(client, image)
+            images = {case.name: pushed(client, place / "data", f"damaged/{case.name}") for case in CASES}
+            for case in CASES:
+                case.damage(images[case.name])
+            yield client, images
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.finding != "directory"], ids=lambda case: case.name)
+def test_a_push_mends_it_without_any_repair(served_damaged: tuple[Client, Mapping[str, Image]], case: Case) -> None:
+    client, images = served_damaged
+    image = images[case.name]
+    for path in addresses(image, config_of(image, client.ledger[image.repository]), case.loses):
+        assert answer(client, path) in {0, 404}
+
+    pushed_again(client, image)
+
+    assert is_served(client, image)
 
 
 def pushed_again(client: Client, image: Image) -> None:

@@ -2,52 +2,92 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+import httpx
 
 from storage import keys
 from storage.digest import Digest
 from storage.s3 import S3Driver
 from tests.conftest import tool_or_skip
 from tests.distribution import V3, serving_distribution
-from tests.registry.images import CONFIG, encode, image
-from tests.running import eventually, start
+from tests.running import eventually, serving
 from tests.s3.replicas import Replicas
-from tests.s3.test_serving import KIND, REPOSITORY, push_image
+from tests.s3.test_serving import REPOSITORY, push_image
 from tests.s3.weed import BUCKET, Store
+from tests.swap.client import Client, Ledger
 from tests.swap.commands import Outcome
+from tests.swap.scars import (
+    Image,
+    layer_bytes,
+    layer_link,
+    manifest_bytes,
+    pushed,
+    revision_link,
+    tag_link,
+    whole,
+)
 
 LAYER = os.urandom(100_000)
 DIGEST = Digest.of(LAYER)
-MANIFEST = Digest.of(encode(image(LAYER)))
+
+Change = Callable[[bytes], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is done to one object of an image: its new bytes from the old ones, None to delete it."""
+
+    key: Callable[[Image], str]
+    change: Change
+    finding: str
+    needs_source: bool = True
+
+
+def flipped(body: bytes) -> bytes:
+    return bytes([body[0] ^ 1]) + body[1:]
+
+
+def cut(body: bytes) -> bytes:
+    return body[:-9]
+
+
+def emptied(_body: bytes) -> bytes:
+    return b""
+
+
+def gone(_body: bytes) -> None:
+    return None
+
+
 DAMAGES = {
-    "layer-byte": (keys.blob(DIGEST), b"?" + LAYER[1:], "blob-damaged"),
-    "layer-truncated": (keys.blob(DIGEST), LAYER[:-9], "blob-damaged"),
-    "layer-empty": (keys.blob(DIGEST), b"", "blob-empty"),
-    "layer-gone": (keys.blob(DIGEST), None, "link-dangling"),
-    "config-byte": (keys.blob(Digest.of(CONFIG)), b"?" + CONFIG[1:], "blob-damaged"),
-    "manifest-byte": (keys.blob(MANIFEST), b"?" + encode(image(LAYER))[1:], "manifest-damaged"),
-    "manifest-gone": (keys.blob(MANIFEST), None, "manifest-missing"),
-    "layer-link-empty": (keys.layer_link(REPOSITORY, DIGEST), b"", "link-empty"),
-    "layer-link-gone": (keys.layer_link(REPOSITORY, DIGEST), None, "manifest-incomplete"),
-    "revision-link-empty": (keys.revision_link(REPOSITORY, MANIFEST), b"", "link-empty"),
-    "revision-link-gone": (keys.revision_link(REPOSITORY, MANIFEST), None, "tag-dangling"),
-    "tag-empty": (keys.tag_link(REPOSITORY, "v1"), b"", "link-empty"),
+    "layer-byte": Damage(layer_bytes, flipped, "blob-damaged"),
+    "layer-truncated": Damage(layer_bytes, cut, "blob-damaged"),
+    "layer-empty": Damage(layer_bytes, emptied, "blob-empty"),
+    "layer-gone": Damage(layer_bytes, gone, "link-dangling"),
+    "manifest-byte": Damage(manifest_bytes, flipped, "manifest-damaged"),
+    "manifest-gone": Damage(manifest_bytes, gone, "manifest-missing"),
+    "layer-link-empty": Damage(layer_link, emptied, "link-empty", needs_source=False),
+    "layer-link-gone": Damage(layer_link, gone, "manifest-incomplete", needs_source=False),
+    "revision-link-empty": Damage(revision_link, emptied, "link-empty", needs_source=False),
+    "revision-link-gone": Damage(revision_link, gone, "tag-dangling", needs_source=False),
+    "tag-empty": Damage(tag_link, emptied, "link-empty", needs_source=False),
 }
-KNOWN = {name for name in DAMAGES if "link" in name or "tag" in name}
-"""What is repaired without anybody else's help."""
 
 
 def prefix_of(replicas: Replicas) -> str:
     return replicas.place.removeprefix(f"s3://{BUCKET}/")
 
 
-async def damage(weed: Store, replicas: Replicas, key: str, body: bytes | None) -> None:
-    """Change an object behind everybody's back."""
+async def change(weed: Store, replicas: Replicas, changes: Mapping[str, Change]) -> None:
+    """Change objects behind everybody's back."""
     driver = S3Driver(weed.settings(prefix_of(replicas)))
     await driver.start()
-    await (driver.delete(key) if body is None else driver.put(key, body))
+    for key, made in changes.items():
+        body = made((await driver.get(key, bytes_max=1 << 20)).body)
+        await (driver.delete(key) if body is None else driver.put(key, body))
     await driver.close()
 
 
@@ -59,35 +99,53 @@ def verify(replicas: Replicas, *arguments: str) -> Outcome:
     return Outcome(ended.returncode, findings, lines[-1] if lines else {}, ended.stderr)
 
 
-@pytest.mark.parametrize("name", DAMAGES)
-async def test_damage_is_found_never_served_and_repaired(
-    replicas: Replicas, weed: Store, tmp_path: Path, name: str
-) -> None:
-    key, body, finding = DAMAGES[name]
-    with_source = () if name in KNOWN else ("--from", "", "--from-insecure")
-    client = replicas.add()
-    push_image([client], LAYER, "v1")
-    replicas.servers[0].stop()
-    await damage(weed, replicas, key, body)
-
-    found = verify(replicas)
-    assert (found.code, finding in dict(found.findings)) == (3 if finding != "link-dangling" else found.code, True)
-    server = start(tmp_path / "source", log=tmp_path / "source.log")
+def served(client: Client, image: Image) -> bool:
+    """Tell whether the image can be pulled; what is sent is never anything else."""
     try:
-        if with_source:
-            push_image([replicas.client(server.url)], LAYER, "v1")
-            with_source = ("--from", server.url, "--from-insecure")
-            assert verify(replicas, "--repair").code == 3
-        repaired = verify(replicas, "--repair", *with_source)
-    finally:
-        server.stop()
+        whole(client, image)
+    except (AssertionError, httpx.TransportError):
+        return False
+    return True
 
-    assert (repaired.code, repaired.findings) == (0, []), repaired
-    client = replicas.add()
-    manifest = client.get(f"/v2/{REPOSITORY}/manifests/v1", headers={"accept": KIND["content-type"]})
-    assert Digest.of(manifest.content) == MANIFEST
-    assert client.get(f"/v2/{REPOSITORY}/blobs/{DIGEST}").content == LAYER
-    assert client.get(f"/v2/{REPOSITORY}/blobs/{Digest.of(CONFIG)}").content == CONFIG
+
+async def test_damage_is_found_never_served_and_repaired(replicas: Replicas, weed: Store, tmp_path: Path) -> None:
+    program = tool_or_skip(V3)
+    # From the server itself: what the store sends by presigned URLs nobody but the client can compare.
+    replicas.environment["PIERHEAD_S3_REDIRECT"] = "false"
+    replicas.add()
+    ledger = Ledger()
+    with Client(replicas.servers[0].url, ledger) as client:
+        images = {name: pushed(client, tmp_path, f"damaged/{name}") for name in DAMAGES}
+        with serving(tmp_path / "source", log=tmp_path / "source.log") as server:
+            with Client(server.url, Ledger()) as twin:
+                for name in DAMAGES:
+                    pushed(twin, tmp_path, f"damaged/{name}")  # the same bytes: the generators have one seed
+                assert twin.ledger.repositories == ledger.repositories
+            await change(weed, replicas, {each.key(images[name]): each.change for name, each in DAMAGES.items()})
+
+            assert [name for name, image in images.items() if served(client, image)] == []
+            found = verify(replicas)
+            assert found.code == 3
+            for name, each in DAMAGES.items():
+                keys_told = [key for kind, key in found.findings if kind == each.finding]
+                assert any(f"damaged/{name}/" in key or key == each.key(images[name]) for key in keys_told), name
+            repaired = verify(replicas, "--repair")
+            assert repaired.code == 3
+            # What another server has remembered of damage is listed once in five seconds.
+            known = {name for name, each in DAMAGES.items() if not each.needs_source}
+            eventually(lambda: {name for name in images if served(client, images[name])} == known, seconds=30)
+            fetched = verify(replicas, "--repair", "--from", server.url, "--from-insecure")
+
+        assert (fetched.code, fetched.findings) == (0, []), fetched
+        eventually(lambda: all(served(client, image) for image in images.values()), seconds=30)
+    replicas.close()
+    storage = weed.for_distribution(prefix_of(replicas))
+    with (
+        serving_distribution(program, tmp_path / "none", log=tmp_path / "theirs", storage=storage) as theirs,
+        Client(theirs.url, ledger) as client,
+    ):
+        client.http.follow_redirects = True
+        client.check(pierhead=False)
 
 
 async def test_the_scrub_finds_damage_in_a_bucket_and_a_push_heals_it(
@@ -97,7 +155,7 @@ async def test_the_scrub_finds_damage_in_a_bucket_and_a_push_heals_it(
     replicas.environment["PIERHEAD_SCRUB_ENABLED"] = "false"
     push_image([replicas.add()], LAYER, "v1")
     replicas.servers[0].stop()
-    await damage(weed, replicas, keys.blob(DIGEST), b"?" + LAYER[1:])
+    await change(weed, replicas, {keys.blob(DIGEST): flipped})
     replicas.environment |= {"PIERHEAD_SCRUB_ENABLED": "true", "PIERHEAD_SCRUB_PERIOD_SECONDS": "300s"}
     first, second = replicas.add(), replicas.add()
 
