@@ -47,6 +47,7 @@ from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
 from registry.config import Auth, Settings
+from registry.earlier import EarlierStates
 from registry.errors import NotThere
 from registry.histories import Histories
 from registry.immutability import Immutability
@@ -278,7 +279,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ),
         UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(
-            manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
+            manifests,
+            EarlierStates(stores.tags, history, enabled=settings.history.references),
+            auditor,
+            manifest_bytes_max=limits.manifest_bytes_max,
+            tags_max=limits.tag_parameters_max,
         ),
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
