@@ -51,6 +51,7 @@ from registry.collector.background import Background
 from registry.collector.collection import Collection
 from registry.collector.rules import CollectorStores, Pace, Rules
 from registry.config import Auth, Settings
+from registry.earlier import EarlierStates
 from registry.errors import NotThere
 from registry.histories import Histories
 from registry.immutability import Immutability
@@ -290,7 +291,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ),
         UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(
-            manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
+            manifests,
+            EarlierStates(stores.tags, history, enabled=settings.history.references),
+            auditor,
+            manifest_bytes_max=limits.manifest_bytes_max,
+            tags_max=limits.tag_parameters_max,
         ),
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),

@@ -4,8 +4,9 @@ Coroutines are driven by hand, without an event loop: each call to the driver, a
 announced removal, is a point at which the scheduler chooses who goes on.
 """
 
+import itertools
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,11 +114,16 @@ class Schedule:
     clock: Clock = field(default_factory=Clock)
     actors: list[Actor] = field(default_factory=list)
     immutable: Sequence[ImmutableTags] = ()
+    skew_seconds: float = 0.0
+    ticks: Iterator[int] = field(default_factory=itertools.count)
 
     def worker(self) -> Services:
         """Return another worker on the store, whose waits are turns."""
         services = Services(self.driver, clock=self.clock, immutable=self.immutable, pause=_pause)
-        services.removals._pause = _pause
+        services.removals._pause = services.history._pause = _pause
+        # No clock stands still between two calls, and those of servers differ.
+        ahead = self.chance.uniform(-self.skew_seconds, self.skew_seconds)
+        services.history._clock = lambda: self.clock() + ahead + next(self.ticks) / 1e6
         return services
 
     def add(self, name: str, work: Callable[[Services], Coroutine[Any, Any, object]], crash_at: int | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from registry.blobs import Blobs
 from registry.catalog import Catalog
+from registry.histories import Histories
 from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores, Pushed
 from registry.names import Reference, RepositoryName, Tag
@@ -92,6 +93,7 @@ class Services:
             immutability=Immutability(immutable),
             quotas=None if quotas is None else self.quotas,
         )
+        self.histories = Histories(self.history, self.manifests, self.manifest_store)
         self.repositories = Repositories(
             stores,
             self.manifests,
