@@ -113,6 +113,7 @@ class Schedule:
     clock: Clock = field(default_factory=Clock)
     actors: list[Actor] = field(default_factory=list)
     immutable: Sequence[ImmutableTags] = ()
+    steps_max: int = STEPS_MAX
 
     def worker(self) -> Services:
         """Return another worker on the store, whose waits are turns."""
@@ -128,7 +129,7 @@ class Schedule:
         """Run until everybody is done."""
         stickiness = self.chance.choice([0.03, 0.1, 0.25, 0.5])
         current: Actor | None = None
-        for _step in range(STEPS_MAX):
+        for _step in range(self.steps_max):
             going = [actor for actor in self.actors if not actor.done]
             if not going:
                 return
