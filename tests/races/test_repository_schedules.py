@@ -143,7 +143,7 @@ def never(_recent: Recent, _folder: str) -> bool:
 
 @pytest.mark.parametrize(
     ("owner", "name", "instead"),
-    [(_Contents, "_needed", nothing), (Recent, "_touches", never)],
+    [(_Contents, "needed", nothing), (Recent, "_touches", never)],
     ids=["the deletion does not look", "pushes do not look"],
 )
 def test_the_scheduler_finds_the_loss_if_one_side_does_not_look(
