@@ -236,6 +236,17 @@ class Manifests:
             before = await self._stores.tags.delete(repository, tag, allow=allow, cause=cause)
         changes.untagged.append((tag, before))
 
+    async def untag(
+        self, repository: RepositoryName, tag: Tag, *, only: Digest, force: bool = False, cause: Cause
+    ) -> None:
+        """Delete a tag while it points at that manifest. Raises ManifestUnknown; Denied as in `delete`."""
+        allow = None if force else self._immutability.on_delete(repository, tag)
+        try:
+            async with self._stores.removals.of_tag(repository, tag):
+                await self._stores.tags.delete(repository, tag, only=only, allow=allow, cause=cause)
+        except NotFound as error:
+            raise _unknown(error) from error
+
     async def _delete_manifest(
         self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause, *, force: bool
     ) -> None:
