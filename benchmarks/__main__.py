@@ -98,7 +98,7 @@ def _remove(directory: Path) -> None:
 def _once(scenario: Scenario, peer: Peer, place: Place, mebibytes: int) -> Figures:
     with peer.serving(place) as server:
         try:
-            return scenario.run(Bench(server, mebibytes, place.store))
+            return scenario.run(Bench(server, mebibytes, place.store, peer.collector))
         except Unexpected as failure:
             log = server.log.read_text(errors="replace")
             raise Unexpected(f"{failure}\nthe log of {peer.name}:\n{log[-LOG_SHOWN_CHARACTERS:]}") from None
@@ -110,7 +110,7 @@ def _print(scenarios: Sequence[Scenario], measured: dict[str, Rounds]) -> None:
         print("", *lines(scenario, measured[scenario.name]), sep="\n")
     print()
     for goal, figure, holds in verdicts(measured):
-        reading = f"{figure:.2f}" if goal.ratio else shown(figure, "bytes")
+        reading = f"{figure:.2f}" if goal.ratio else shown(figure, goal.unit)
         print(f"{'holds ' if holds else 'MISSED'}  {goal} (measured: {reading})")
 
 

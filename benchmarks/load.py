@@ -1,8 +1,12 @@
 """Requests for small things by the thousand: wrk for reading, a few threads for writing."""
 
+import contextlib
+import random
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -34,6 +38,38 @@ def read_often(server: Server, target: str, *, connections: int, seconds: int, a
     if trouble or not requests or not rate:
         raise Unexpected(f"wrk, {target}: {trouble[0].strip() if trouble else printed}")
     return Readings(int(requests[1]), float(rate[1]))
+
+
+@contextlib.contextmanager
+def reading(
+    server: Server, targets: Sequence[str], *, per_second: float, connections: int, accept: str
+) -> Iterator[list[float]]:
+    """Get things at a steady rate beside a `with` block; the list takes how many seconds each took.
+
+    What is late, because the one before it took too long, counts from when it was due. Raises Unexpected at the end if
+    an answer was not a success.
+    """
+    seconds: list[float] = []
+    over = threading.Event()
+
+    def client(number: int) -> None:
+        chance = random.Random(number)
+        pause = connections / per_second
+        with connected(server.address) as connection:
+            due = time.perf_counter() + pause * number / connections
+            while not over.wait(max(0.0, due - time.perf_counter())):
+                connection.request("GET", chance.choice(targets), expected=200, headers={"Accept": accept})
+                seconds.append(time.perf_counter() - due)
+                due += pause
+
+    with ThreadPoolExecutor(connections) as pool:
+        clients = [pool.submit(client, number) for number in range(connections)]
+        try:
+            yield seconds
+        finally:
+            over.set()
+        for each in clients:
+            each.result()
 
 
 def write_by_many(

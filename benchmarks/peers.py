@@ -4,16 +4,18 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.wire import Unexpected, connected
 from registry.auth.htpasswd import add_user
 from registry.auth.passwords import hash_password
-from tests.distribution import V3, serving_distribution
-from tests.running import Server, eventually, free_port, start
+from tests.distribution import V3, collect_garbage, serving_distribution
+from tests.running import ROOT, Server, eventually, free_port, start
 from tests.s3.weed import BUCKET, Store, find_weed, how_to_get_weed, serving_weed
 from tests.tools import find_tool, how_to_get
 
@@ -24,6 +26,8 @@ BASELINE = "distribution"
 
 PRIVATE = "pierhead-private"
 """Pierhead where everybody has to log in."""
+
+COLLECTED_SECONDS_MAX = 1800
 
 USER, PASSWORD = "bench", "a password for the benchmarks"
 
@@ -40,11 +44,26 @@ Serving = Callable[[Place], AbstractContextManager[Server]]
 
 
 @dataclass(frozen=True, slots=True)
+class Collector:
+    """The way to remove from a server's directory what nobody needs any more.
+
+    `prepare(server)` lets the registry find a tree that was put there. `run(server, deleted)` collects, all of it at
+    once; `deleted` says that manifests that nobody needs were deleted already. Unless `is_online`, nobody may use the
+    registry meanwhile.
+    """
+
+    prepare: Callable[[Server], None]
+    run: Callable[[Server, bool], None]
+    is_online: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A registry and the way to start it in an empty place."""
 
     name: str
     serving: Serving
+    collector: Collector | None = None
 
 
 def pierhead(name: str, workers: int, *, private: bool = False) -> Peer:
@@ -72,7 +91,7 @@ def pierhead(name: str, workers: int, *, private: bool = False) -> Peer:
         finally:
             server.stop()
 
-    return Peer(name, serving)
+    return Peer(name, serving, Collector(_adopt, _collect, is_online=True))
 
 
 def available() -> tuple[list[Peer], list[str]]:
@@ -87,7 +106,8 @@ def available() -> tuple[list[Peer], list[str]]:
     peers = [pierhead(SUBJECT, workers), pierhead(PRIVATE, workers, private=True)]
     if workers > 1:
         peers.append(pierhead(ONE_WORKER, 1))
-    peers.append(Peer(BASELINE, lambda place: _serving_distribution(distribution, place)))
+    collector = Collector(lambda _server: None, partial(_collect_as_distribution, distribution), is_online=False)
+    peers.append(Peer(BASELINE, lambda place: _serving_distribution(distribution, place), collector))
     zot = find_tool("zot")
     if zot is None:
         return peers, ["zot is left out: there is no program of that name on the PATH"]
@@ -108,6 +128,41 @@ def _serving_distribution(program: str, place: Place) -> AbstractContextManager[
     directory, store = place.directory, place.store
     storage = store.for_distribution(directory.name) if store else ""
     return serving_distribution(program, directory / "data", log=directory / "log", storage=storage)
+
+
+def _collect_as_distribution(program: str, server: Server, deleted: bool) -> None:
+    log = server.log.with_name("collector-log")
+    try:
+        collect_garbage(
+            program, server.data, log=log, delete_untagged=not deleted, quiet=True, seconds_max=COLLECTED_SECONDS_MAX
+        )
+    except subprocess.CalledProcessError as failure:
+        raise Unexpected(f"garbage-collect failed: {failure.output}") from None
+
+
+def _adopt(server: Server) -> None:
+    _command(server, "adopt")
+
+
+def _collect(server: Server, _deleted: bool) -> None:
+    _command(server, "gc", "run", "--no-brake")
+
+
+def _command(server: Server, *arguments: str) -> None:
+    command = [sys.executable, "-m", "registry", *arguments, "--data", str(server.data)]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIERHEAD_")}
+    settings = {"PIERHEAD_GC_GRACE_SECONDS": "0", "PIERHEAD_GC_TRASH_SECONDS": "0"}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**inherited, **settings},
+        capture_output=True,
+        text=True,
+        timeout=COLLECTED_SECONDS_MAX,
+        check=False,
+    )
+    if done.returncode:
+        raise Unexpected(f"{' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
 
 
 @contextlib.contextmanager

@@ -29,19 +29,27 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A promise about Pierhead with its default number of workers, in one scenario."""
+    """A promise about Pierhead with its default number of workers, in one scenario.
+
+    It is about a ratio to the baseline, or else about a figure in `unit`.
+    """
 
     scenario: str
     metric: str
     limit: float
     ratio: bool
     at_least: bool = False
+    unit: str = "bytes"
     subject: str = SUBJECT
     baseline: str = BASELINE
 
     def __str__(self) -> str:
-        what = f"{self.metric} as a ratio to {self.baseline}" if self.ratio else f"{self.metric} beyond idle"
-        limit = f"{self.limit:g}" if self.ratio else shown(self.limit, "bytes")
+        what = self.metric
+        if self.ratio:
+            what += f" as a ratio to {self.baseline}"
+        elif self.unit == "bytes":
+            what += " beyond idle"
+        limit = f"{self.limit:g}" if self.ratio else shown(self.limit, self.unit)
         return f"{self.scenario}: {what} {'at least' if self.at_least else 'at most'} {limit}"
 
     def measured(self, rounds: Rounds) -> float:
@@ -61,6 +69,10 @@ GOALS = (
     Goal("push-large", "memory", 150e6, ratio=False),
     Goal("get-manifest", "rate", 1.0, ratio=True, at_least=True),
     Goal("push-private", "cpu", 1.15, ratio=True, subject=PRIVATE, baseline=SUBJECT),
+    Goal("gc-untagged", "wall", 1.0, ratio=True),
+    Goal("gc-untagged", "slowdown", 2.0, ratio=False, unit="times"),
+    Goal("gc-deleted", "wall", 1.0, ratio=True),
+    Goal("gc-deleted", "slowdown", 2.0, ratio=False, unit="times"),
     Goal("push-large-s3", "wall", 0.8, ratio=True),
     Goal("push-large-s3", "finish", 0.25, ratio=True),
     Goal("push-small-s3", "rate", 1.5, ratio=True, at_least=True),
@@ -76,7 +88,12 @@ def ratios(rounds: Rounds, peer: str, metric: str, baseline: str = BASELINE) -> 
 def lines(scenario: Scenario, rounds: Rounds) -> list[str]:
     """Render one scenario: a line for each metric and peer."""
     rows = [("", "median", "min - max", f"ratio to {scenario.baseline}", "min - max")]
-    rows += [_row(metric, peer, rounds, scenario.baseline) for metric in scenario.metrics for peer in rounds]
+    rows += [
+        _row(metric, peer, rounds, scenario.baseline)
+        for metric in scenario.metrics
+        for peer in rounds
+        if all(metric.name in figures for figures in rounds[peer])
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [scenario.title, *("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
 
@@ -120,17 +137,20 @@ def shown(figure: float, unit: str) -> str:
     if unit == "s each":
         return f"{figure * 1e6:.0f} us each"
     if unit == "ms":
-        return f"{figure * 1e3:.0f} ms"
+        return f"{figure * 1e3:.3g} ms"
     return f"{figure:.0f}{unit}" if unit == "/s" else f"{figure:.2f} {unit}"
 
 
 def _row(metric: Metric, peer: str, rounds: Rounds, baseline: str) -> tuple[str, str, str, str, str]:
     spread = Spread.of([figures[metric.name] for figures in rounds[peer]])
-    ratio = ratios(rounds, peer, metric.name, baseline)
-    return (
+    reading = (
         f"{metric.name}, {peer}",
         shown(spread.median, metric.unit),
         f"{shown(spread.least, metric.unit)} - {shown(spread.greatest, metric.unit)}",
-        "1" if peer == baseline else f"{ratio.median:.2f}",
-        "" if peer == baseline else f"{ratio.least:.2f} - {ratio.greatest:.2f}",
     )
+    if peer == baseline:
+        return (*reading, "1", "")
+    if any(metric.name not in figures for figures in rounds[baseline]):
+        return (*reading, "", "")
+    ratio = ratios(rounds, peer, metric.name, baseline)
+    return (*reading, f"{ratio.median:.2f}", f"{ratio.least:.2f} - {ratio.greatest:.2f}")

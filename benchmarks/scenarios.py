@@ -1,17 +1,21 @@
 """What is measured. Each scenario is given a server with nothing stored, and returns figures by name."""
 
 import base64
+import contextlib
 import json
+import math
 import os
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
-from benchmarks.load import read_often, write_by_many
-from benchmarks.peers import BASELINE, ONE_WORKER, PASSWORD, PRIVATE, SUBJECT, USER
+from benchmarks.load import read_often, reading, write_by_many
+from benchmarks.peers import BASELINE, ONE_WORKER, PASSWORD, PRIVATE, SUBJECT, USER, Collector
 from benchmarks.processes import cpu_seconds, peak_bytes, reset_peak, resident_bytes
+from benchmarks.trees import MANIFEST_TYPE, Shape, count_bytes, write_tree
 from benchmarks.wire import (
     Connection,
     Content,
@@ -25,13 +29,15 @@ from tests.running import Server
 from tests.s3.weed import Store
 
 REPOSITORY = "bench/app"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 READ_SECONDS = 5
 WARM_UP_SECONDS = 1
 READERS = 16
 SMALL_BLOBS, SMALL_BYTES, WRITERS = 200, 10_000, 8
 TAGS = 1000
 IMAGES = 200
+GARBAGE = Shape(manifests=20_000, blobs=100_000, repositories=100)
+STEADY_PER_SECOND, STEADY_READERS = 200, 4
+IDLE_SECONDS = 10.0
 
 Figures = Mapping[str, float]
 
@@ -52,6 +58,7 @@ class Bench:
     server: Server
     mebibytes: int
     store: Store | None = None
+    collector: Collector | None = None
 
     def watch(self) -> "_Stopwatch":
         """Return what measures a `with` block."""
@@ -156,9 +163,46 @@ def list_tags(bench: Bench) -> Figures:
     return {"rate": readings.per_second, "cpu": watch.figures["cpu"] / readings.requests}
 
 
+def collect(bench: Bench, *, deleted: bool) -> Figures:
+    """Remove the half of a tree that is garbage, beside clients that get manifests, if the registry allows that."""
+    server, collector, shape = bench.server, bench.collector, replace(GARBAGE, deleted=deleted)
+    assert collector is not None
+    targets = [each.path for each in write_tree(server.data, shape)]
+    collector.prepare(server)
+    read = partial(
+        reading, server, targets, per_second=STEADY_PER_SECOND, connections=STEADY_READERS, accept=MANIFEST_TYPE
+    )
+    figures = {}
+    with contextlib.ExitStack() as reads:
+        during: list[float] = []
+        if collector.is_online:
+            with read() as idle:
+                time.sleep(IDLE_SECONDS)
+            figures["p99 idle"] = percentile(idle, 99)
+            during = reads.enter_context(read())
+        started = time.perf_counter()
+        collector.run(server, deleted)
+        figures["wall"] = time.perf_counter() - started
+    if during:
+        figures["p99"] = percentile(during, 99)
+        figures["slowdown"] = figures["p99"] / figures["p99 idle"]
+    if (left := count_bytes(server.data)) != shape.kept:
+        raise Unexpected(f"after the collection there are {left} blobs and manifests, and not {shape.kept}")
+    return figures
+
+
+def percentile(figures: Sequence[float], percent: float) -> float:
+    """The least figure that so many percent of them do not pass. Raises Unexpected if there are none."""
+    if not figures:
+        raise Unexpected("nothing was measured")
+    ordered = sorted(figures)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
 _WALL, _CPU = Metric("wall", "s"), Metric("cpu", "s")
 _FINISH, _MEMORY = Metric("finish", "ms"), Metric("memory", "bytes")
 _RATE, _CPU_EACH = Metric("rate", "/s", more_is_better=True), Metric("cpu", "s each")
+_COLLECTED = (_WALL, Metric("p99 idle", "ms"), Metric("p99", "ms"), Metric("slowdown", "times"))
 _STORE = (Metric("store calls", "calls"), Metric("store cpu", "s"))
 _STORE_EACH = (Metric("store calls", "calls each"), Metric("store cpu", "s each"))
 
@@ -179,6 +223,20 @@ SCENARIOS = (
         push_images,
         baseline=SUBJECT,
         peers=(SUBJECT, PRIVATE),
+    ),
+    Scenario(
+        "gc-untagged",
+        f"garbage collection: {GARBAGE.manifests} manifests, half of them without a tag, {GARBAGE.blobs} blobs",
+        _COLLECTED,
+        partial(collect, deleted=False),
+        peers=(SUBJECT, BASELINE),
+    ),
+    Scenario(
+        "gc-deleted",
+        f"garbage collection: {GARBAGE.manifests} manifests, half of them deleted, {GARBAGE.blobs} blobs",
+        _COLLECTED,
+        partial(collect, deleted=True),
+        peers=(SUBJECT, BASELINE),
     ),
     Scenario("list-tags", f"{TAGS} tags listed", (_RATE, _CPU_EACH), list_tags),
     Scenario(

@@ -16,13 +16,14 @@ from registry.api.auditing import Auditor
 from registry.api.blobs import BlobEndpoints
 from registry.api.errors import render
 from registry.api.forwarding import client_address, forwarded_prefix
+from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.redirects import Redirects
 from registry.api.repositories import RepositoryEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
-from registry.api.routes import Router, Shape, Target, parse_path, routes
+from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
 from registry.asgi import AnswerBroken, CannotStart
@@ -47,18 +48,24 @@ from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
 from registry.config import Auth, Settings
 from registry.errors import NotThere
+from registry.histories import Histories
 from registry.immutability import Immutability
 from registry.janitor import Janitor
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
+from registry.quota_rules import QuotaRules
+from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
+from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
+from registry.usage_sweeps import UsageSweep
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
 from storage.history import HistoryStore
@@ -73,6 +80,7 @@ from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+from storage.usage import UsageStore
 
 log = structlog.get_logger(__name__)
 
@@ -110,10 +118,12 @@ class Registry:
         *,
         prefix: str,
         is_trusted: Callable[[str], bool],
+        scrubber: Scrubber | None = None,
     ) -> None:
         self._driver = driver
         self._router = router
         self._janitor = janitor
+        self._scrubber = scrubber
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -131,6 +141,8 @@ class Registry:
             await self._audit.trail.start()
             await self._audit.watch.start()
         self._janitor.start()
+        if self._scrubber is not None:
+            self._scrubber.start()
 
     async def prove(self) -> None:
         """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
@@ -154,6 +166,8 @@ class Registry:
     async def close(self) -> None:
         """End background work and let go of the store."""
         await self._janitor.close()
+        if self._scrubber is not None:
+            await self._scrubber.close()
         if self._audit is not None:
             await self._audit.watch.close()
             await self._audit.trail.close()
@@ -228,7 +242,10 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
     except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
-    stores = _stores(driver)
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    quotas = Quotas(rules, usage_store) if rules else None
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         stores.blobs,
@@ -241,9 +258,10 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             limits.upload_ended_seconds,
         ),
         new_id=_new_id,
+        quotas=quotas,
     )
-    manifests, repositories = _rules(settings, driver, stores)
-    table = routes(
+    manifests, repositories = _rules(settings, driver, stores, quotas)
+    endpoints = Endpoints(
         ListingEndpoints(
             Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
             Referrers(stores.referrers, stores.manifests),
@@ -258,10 +276,21 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ManifestEndpoints(
             manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
         ),
+        HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
     )
-    sweeps: dict[str, Callable[[], Awaitable[int]]] = {
-        "uploads": uploads.expire,
+    sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
+    if rules:
+        # Ahead of that of the removals, by which it is told what was removed.
+        sweeps["usage of prefixes without a quota"] = UsageSweep(
+            driver,
+            usage_store,
+            stores.catalog,
+            rules,
+            recount_seconds=settings.usage.recount_seconds,
+            warn_percent=settings.usage.warn_percent,
+        ).sweep
+    sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
     }
@@ -269,12 +298,21 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
     leases = LeaseStore(driver, new_id=_new_id)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
-    return Registry(driver, Router(table), janitor, gate, audit, prefix=settings.prefix, is_trusted=settings.trusts)
+    return Registry(
+        driver,
+        Router(routes(endpoints)),
+        janitor,
+        gate,
+        audit,
+        prefix=settings.prefix,
+        is_trusted=settings.trusts,
+        scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
+    )
 
 
 def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
     """Make what deletes on the store itself, for the command line."""
-    return _rules(settings, driver, _stores(driver))
+    return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
 
 
 def check_files(settings: Settings) -> None:
@@ -310,11 +348,11 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
     )
 
 
-def _stores(driver: Driver) -> ManifestStores:
+def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
     return ManifestStores(
         ManifestStore(driver),
         BlobStore(driver),
-        TagStore(driver, HistoryStore(driver, time.time, _new_id)),
+        TagStore(driver, history),
         ReferrerStore(driver),
         CatalogStore(driver),
         RemovalStore(driver, clock=time.time, new_id=_new_id),
@@ -322,7 +360,9 @@ def _stores(driver: Driver) -> ManifestStores:
     )
 
 
-def _rules(settings: Settings, driver: Driver, stores: ManifestStores) -> tuple[Manifests, Repositories]:
+def _rules(
+    settings: Settings, driver: Driver, stores: ManifestStores, quotas: Quotas | None = None
+) -> tuple[Manifests, Repositories]:
     immutability = Immutability(settings.immutable)
     manifests = Manifests(
         stores,
@@ -330,6 +370,7 @@ def _rules(settings: Settings, driver: Driver, stores: ManifestStores) -> tuple[
         sparse=settings.sparse,
         delete=settings.delete,
         immutability=immutability,
+        quotas=quotas,
     )
     repositories = Repositories(
         stores,
@@ -358,6 +399,21 @@ def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
     watched = {path: kind for path, kind in files.items() if path is not None}
     auditor = Auditor(trail, required=settings.audit.required)
     return AuditParts(trail, auditor, FileWatch(trail, driver, watched))
+
+
+def _build_scrubber(
+    settings: Settings, driver: Driver, blobs: BlobStore, leases: LeaseStore, auditor: Auditor
+) -> Scrubber | None:
+    async def told(digest: Digest) -> None:
+        try:
+            await auditor.write(EventKind.BLOB_DAMAGED, actor="scrub", address="", detail={"digest": str(digest)})
+        except AuditUnavailable as error:
+            log.error("an event is not in the audit trail", event_kind=EventKind.BLOB_DAMAGED.value, reason=str(error))
+
+    scrub = settings.scrub
+    if not scrub.enabled:
+        return None
+    return Scrubber(driver, blobs, leases, rate=scrub.rate, period_seconds=scrub.period_seconds, told=told)
 
 
 def _build_redirects(settings: Settings, driver: Driver) -> Redirects | None:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from registry.addresses import Network, is_public, is_within, parse_address, parse_network
 from registry.media_types import MANIFESTS
-from registry.quantities import Bytes, Count, Seconds
+from registry.quantities import Bytes, Count, Rate, Seconds
+from registry.quota_rules import Quota, refuse_twice
 from registry.stores import BucketPlace, parse_place
 from registry.tag_rules import ImmutableTags, RetentionRule
 
@@ -330,6 +331,45 @@ class Retention(BaseModel):
     )
 
 
+class Scrub(BaseModel):
+    """The scrub: every blob is read again in the background, slowly, to find damage in time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    enabled: bool = Field(default=True, description="Whether blobs are read again in the background.")
+    rate: Rate = Field(
+        20 << 20,
+        ge=65536,
+        description="How many bytes a second are read, by all servers of the store together, such as 20 MiB/s.",
+    )
+    period_seconds: Seconds = Field(
+        30 * 86400.0, gt=0, description="How often each blob is read, if the rate allows it."
+    )
+
+
+class Usage(BaseModel):
+    """How what repositories hold is counted, where a quota covers them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    recount_seconds: Seconds = Field(
+        6 * 3600.0,
+        ge=1,
+        description="How old an exact count may get until there is a new one. What was deleted is counted anew at the "
+        "next sweep (limits.sweep_seconds).",
+    )
+    warn_percent: Annotated[tuple[Count, ...], BeforeValidator(_texts)] = Field(
+        (80, 90), description="From which shares of a quota on the log warns, in percent."
+    )
+
+    @field_validator("warn_percent")
+    @classmethod
+    def _check_percent(cls, shares: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 0 < share <= 100 for share in shares):
+            raise ValueError("expected numbers from 1 to 100")
+        return tuple(sorted(set(shares)))
+
+
 class S3(BaseModel):
     """The bucket, where `data` names one. What is unset is left to boto3: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..."""
 
@@ -441,6 +481,11 @@ class Settings(BaseModel):
     limits: Limits = Field(default_factory=lambda: Limits(), description="See below.")  # noqa: PLW0108  # mypy
     tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
     audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
+    scrub: Scrub = Field(default_factory=lambda: Scrub(), description="See below.")  # noqa: PLW0108  # mypy
+    quota: Annotated[tuple[Quota, ...], BeforeValidator(_tables)] = Field(
+        (), description="How many bytes the repositories of a prefix may hold together, see limit-what-teams-store.md."
+    )
+    usage: Usage = Field(default_factory=lambda: Usage(), description="See below.")  # noqa: PLW0108  # mypy
     retention: Retention = Field(default_factory=lambda: Retention(), description="See below.")  # noqa: PLW0108  # mypy
     s3: S3 = Field(default_factory=lambda: S3(), description="See below.")  # noqa: PLW0108  # mypy
 
@@ -478,6 +523,12 @@ class Settings(BaseModel):
         if "v2" in parts:
             raise ValueError("/v2/ follows the prefix anyway: leave it out")
         return text
+
+    @field_validator("quota")
+    @classmethod
+    def _check_quota(cls, quotas: tuple[Quota, ...]) -> tuple[Quota, ...]:
+        refuse_twice(quotas)
+        return quotas
 
     @field_validator("manifest_types")
     @classmethod

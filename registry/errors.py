@@ -137,6 +137,10 @@ class Denied(RegistryError):
     code, status = "DENIED", 403
 
 
+class QuotaExceeded(Denied):
+    """What is pushed does not fit into the quota of its prefix: the message says what would help."""
+
+
 class Unsupported(RegistryError):
     """The operation is switched off or not known here."""
 

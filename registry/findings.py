@@ -91,7 +91,11 @@ class Problem(Enum):
         "nothing: it is dropped by itself",
     )
     TYPE_STALE = (Severity.NOTE, "a media type whose manifest is gone", REMOVE)
-    MARKER_STALE = (Severity.WARNING, "marks as damaged a copy that is no longer there", REMOVE)
+    MARKER_STALE = (
+        Severity.NOTE,
+        "marks as damaged a copy that is no longer there",
+        "nothing: the scrub drops it",
+    )
     MARKER_WRONG = (Severity.WARNING, "marks as damaged a blob that is whole, so it is not served", REMOVE)
 
     def __init__(self, severity: Severity, meaning: str, remedy: str) -> None:

@@ -1,13 +1,13 @@
 """Stored blobs read again, to see whether they still hash to their digest."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from storage import keys
 from storage.digest import Digest, RunningHash
-from storage.drivers import Driver, Stat
-from storage.errors import Corrupt, NotFound
+from storage.drivers import Driver, Reader, Stat
+from storage.errors import NotFound
 
 IN_LOOP_BYTES_MAX = 1 << 16
 """Hashing that much takes less time than handing it to a thread."""
@@ -23,11 +23,21 @@ class Hashed:
 
 
 class Hasher:
-    """Holds one piece of a blob at a time. `read` is called with the number of bytes of each piece."""
+    """Holds one piece of a blob at a time. `read` is called with the number of bytes of each piece.
 
-    def __init__(self, driver: Driver, *, read: Callable[[int], None]) -> None:
+    With `pace`, which is awaited with the same number, there is no hurry: then what is read is not kept in caches.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        read: Callable[[int], None],
+        pace: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
         self._driver = driver
         self._read = read
+        self._pace = pace
 
     async def check(self, canonical: Digest) -> Hashed | None:
         """Hash a blob; None if it is gone. Raises StorageUnavailable if it can't be read.
@@ -45,20 +55,28 @@ class Hasher:
                 if checked is not None and reader.identity == identity:
                     return checked
                 identity = reader.identity
-                running = RunningHash(canonical.algorithm)
-                try:
-                    async for piece in reader.pieces(0, reader.size):
-                        await _add(running, piece)
-                        self._read(len(piece))
-                    is_whole = running.digest() == canonical
-                except Corrupt:
-                    is_whole = False  # it has become shorter under our eyes
+                is_whole = await self._hash(reader, canonical.algorithm) == canonical
                 checked = Hashed(Stat(reader.size, reader.modified), is_whole)
             finally:
                 await reader.close()
             if is_whole:
                 return checked
         return checked
+
+    async def _hash(self, reader: Reader, algorithm: str) -> Digest | None:
+        """The digest of the bytes; None if some of them are missing: cut off under our eyes, or a part is gone."""
+        running = RunningHash(algorithm)
+        if self._pace is not None:
+            reader.read_once()
+        try:
+            async for piece in reader.pieces(0, reader.size):
+                await _add(running, piece)
+                self._read(len(piece))
+                if self._pace is not None:
+                    await self._pace(len(piece))
+        except NotFound:
+            return None
+        return running.digest()
 
 
 async def _add(running: RunningHash, piece: bytes) -> None:

@@ -18,6 +18,7 @@ from registry.errors import (
 )
 from registry.immutability import Immutability, ImmutableManifests
 from registry.names import Reference, RepositoryName, Tag
+from registry.quotas import Quotas
 from registry.referrers import describe
 from registry.strict_json import parse_object
 from storage.blobs import BlobStore
@@ -94,10 +95,12 @@ class Manifests:
         sparse: bool = False,
         delete: bool = True,
         immutability: Immutability | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._stores = stores
         self._immutability = immutability or Immutability()
         self._immutable = ImmutableManifests(self._immutability, stores.tags, stores.manifests)
+        self._quotas = quotas
         self._opaque_types = opaque_types
         self._sparse = sparse
         self._delete = delete
@@ -138,8 +141,8 @@ class Manifests:
         `allow`, if given, is asked with what each tag points at and will point at, before anything is stored and
         again in the step that moves the tag, and may refuse. `cause` is what the history of the tags is told.
 
-        Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, Denied for an immutable tag that points elsewhere,
-        and what `allow` raises.
+        Raises DigestInvalid, ManifestInvalid, ManifestBlobUnknown, QuotaExceeded, Denied for an immutable tag that
+        points elsewhere, and what `allow` raises.
         """
         changes = changes or Changes()
         digest = _digest_of(reference, body)
@@ -155,6 +158,8 @@ class Manifests:
                 found = seen[tag] = await self._stores.tags.see(repository, tag)
                 ask(None if found is None else found.digest)
         looked = await self._require(repository, document)
+        if self._quotas is not None and self._quotas.covers(repository):
+            await self._quotas.reserve(repository, Digest.of(body), len(body))
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
         await self._tag(repository, digest, asks, seen=seen, changes=changes, cause=cause)

@@ -24,6 +24,27 @@ def parse_bytes(value: object) -> object:
     return int(size)
 
 
+def parse_rate(value: object) -> object:
+    """Turn a text such as `20 MiB/s` into bytes a second; other values are left to their type. Raises ValueError."""
+    if not isinstance(value, str):
+        return parse_count(value)
+    try:
+        return parse_bytes(value.strip().removesuffix("/s"))
+    except ValueError:
+        raise ValueError("expected a number of bytes a second, or a rate such as 512 KiB/s or 20 MiB/s") from None
+
+
+def short_bytes(count: int) -> str:
+    """A number of bytes with the largest unit of which there is one and at most one decimal, rounded down: 1.5 GiB."""
+    size, unit = count, "B"
+    tenths = 0
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1 << 10:
+            break
+        size, tenths, unit = size >> 10, (size % 1024) * 10 >> 10, larger
+    return f"{size}.{tenths} {unit}" if tenths else f"{size} {unit}"
+
+
 def parse_seconds(value: object) -> object:
     """Turn a text such as `5m` into seconds; other values are left to their type. Raises ValueError."""
     if not isinstance(value, str):
@@ -49,4 +70,5 @@ def _split(text: str, units: dict[str, int] | dict[str, float], expected: str) -
 
 Count = Annotated[int, BeforeValidator(parse_count)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Rate = Annotated[int, BeforeValidator(parse_rate)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds)]

@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from registry.errors import (
     DigestInvalid,
     NameInvalid,
+    QuotaExceeded,
     RangeInvalid,
     SizeInvalid,
     TooLarge,
@@ -17,6 +19,7 @@ from registry.errors import (
     UploadUnknown,
 )
 from registry.names import RepositoryName, parse_name
+from registry.quotas import Quotas, Room
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import SHA256, Digest
@@ -26,6 +29,7 @@ from storage.uploads import Upload, UploadStore, UploadWriter
 SOURCES_MAX = 1000
 """How many repositories a mount without a source looks through when the hint fails."""
 RETRY_SECONDS = 1
+NO_LIMIT = Room(None, 0)
 
 log = structlog.get_logger(__name__)
 
@@ -71,16 +75,22 @@ class Uploads:
         *,
         limits: UploadLimits,
         new_id: Callable[[], str],
+        quotas: Quotas | None = None,
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._catalog = catalog
         self._limits = limits
         self._new_id = new_id
+        self._quotas = quotas
         self._receiving = 0
 
     async def begin(self, repository: RepositoryName, *, algorithm: str = SHA256) -> Upload:
-        """Begin a session (end-4a, end-4c). sha256 is always computed: bytes lie under it."""
+        """Begin a session (end-4a, end-4c). sha256 is always computed: bytes lie under it. Raises QuotaExceeded."""
+        await self._room(repository, 0)
+        return await self._begin(repository, algorithm)
+
+    async def _begin(self, repository: RepositoryName, algorithm: str) -> Upload:
         algorithms = [SHA256] if algorithm == SHA256 else [SHA256, algorithm]
         return await self._store.begin(repository, self._new_id(), algorithms=algorithms)
 
@@ -94,7 +104,7 @@ class Uploads:
     ) -> bool:
         """Link to a blob that `source` holds, or that any repository of those that `shows` does (end-11).
 
-        False if there is none.
+        False if there is none. Raises QuotaExceeded.
         """
         if source is not None:
             return await self._mount_from(source, repository, digest)
@@ -110,8 +120,10 @@ class Uploads:
         return False
 
     async def _mount_from(self, source: RepositoryName, repository: RepositoryName, digest: Digest) -> bool:
+        quotas = self._quotas
+        reserve = None if quotas is None else partial(quotas.reserve, repository)
         try:
-            await self._blobs.mount(repository, digest, source=source)
+            await self._blobs.mount(repository, digest, source=source, reserve=reserve)
         except NotFound:
             return False
         return True
@@ -126,19 +138,21 @@ class Uploads:
     async def append(self, repository: RepositoryName, upload: str, body: Body) -> Upload:
         """Add a chunk or a stream (end-5). Raises UploadUnknown, RangeInvalid, SizeInvalid, TooLarge.
 
-        If the client vanishes, a stream's bytes so far are kept, and a chunk's are taken back.
+        If the client vanishes, a stream's bytes so far are kept, and a chunk's are taken back. Raises QuotaExceeded
+        as well, which ends the session.
         """
         with self._slot():
-            async with self._writer(repository, upload) as writer:
-                self._check(writer, body)
-                await self._receive(writer, body)
+            async with self._refusable(repository, upload), self._writer(repository, upload) as writer:
+                room = await self._room(repository, 0)
+                self._check(writer, body, room)
+                await self._receive(writer, body, room)
                 return Upload(writer.record, writer.size)
 
     async def finish(self, repository: RepositoryName, upload: str, digest: Digest, body: Body) -> None:
         """Add the last bytes, if any, and make the session a blob (end-6). A repeated finish is fine.
 
-        Raises UploadUnknown, RangeInvalid, SizeInvalid, TooLarge; and DigestInvalid if the bytes are others,
-        which ends the session.
+        Raises UploadUnknown, RangeInvalid, SizeInvalid, TooLarge; and DigestInvalid if the bytes are others, or
+        QuotaExceeded, both of which end the session.
         """
         try:
             await self._finish(repository, upload, digest, body)
@@ -147,9 +161,10 @@ class Uploads:
                 raise
 
     async def put(self, repository: RepositoryName, digest: Digest, body: Body) -> None:
-        """Take a whole blob in one request (end-4b). Raises DigestInvalid, TooLarge."""
+        """Take a whole blob in one request (end-4b). Raises DigestInvalid, TooLarge, QuotaExceeded."""
         self._refuse_too_large(0, body)
-        begun = await self.begin(repository, algorithm=digest.algorithm)
+        await self._room(repository, body.length or 0)
+        begun = await self._begin(repository, digest.algorithm)
         try:
             await self.finish(repository, begun.record.id, digest, body)
         except BaseException:
@@ -174,13 +189,29 @@ class Uploads:
 
     async def _finish(self, repository: RepositoryName, upload: str, digest: Digest, body: Body) -> None:
         with self._slot() if not body.is_empty else contextlib.nullcontext():
-            async with self._writer(repository, upload) as writer:
-                self._check(writer, body)
+            async with self._refusable(repository, upload), self._writer(repository, upload) as writer:
+                # Without a body, what counts is whether the blob fits: the commit looks at that.
+                room = NO_LIMIT if body.is_empty else await self._room(repository, 0)
+                self._check(writer, body, room)
                 writer.also_hash(digest.algorithm)
                 if not body.is_empty:
                     aimed = writer.size == 0 and self._blobs.aim(writer.staged, digest)
-                    await self._receive(writer, body, save=False, keep=not aimed)
+                    await self._receive(writer, body, room, save=False, keep=not aimed)
                 await self._commit(repository, writer, digest)
+
+    async def _room(self, repository: RepositoryName, size: int) -> Room:
+        """How much may come in. Raises QuotaExceeded if that is less than `size`."""
+        return NO_LIMIT if self._quotas is None else await self._quotas.admit(repository, size)
+
+    @asynccontextmanager
+    async def _refusable(self, repository: RepositoryName, upload: str) -> AsyncIterator[None]:
+        """End the session if its blob does not fit: to go on with it would lead nowhere, and its bytes take space."""
+        try:
+            yield
+        except QuotaExceeded:
+            with contextlib.suppress(NotFound):
+                await self._store.cancel(repository, upload)
+            raise
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
@@ -216,7 +247,7 @@ class Uploads:
         current = await self.get(repository, upload)
         return RangeInvalid("another request is adding to this upload", size=current.size)
 
-    def _check(self, writer: UploadWriter, body: Body) -> None:
+    def _check(self, writer: UploadWriter, body: Body, room: Room) -> None:
         if body.start is not None and body.start != writer.size:
             raise RangeInvalid(
                 f"the chunk begins at {body.start}, the upload ends at {writer.size}: go on there",
@@ -225,13 +256,16 @@ class Uploads:
         if None not in (body.length, body.range_length) and body.length != body.range_length:
             raise SizeInvalid(f"Content-Range speaks of {body.range_length} bytes, Content-Length of {body.length}")
         self._refuse_too_large(writer.size, body)
+        room.check(writer.size + (body.length or 0))
 
     def _refuse_too_large(self, size: int, body: Body) -> None:
         limit = self._limits.blob_bytes_max
         if limit is not None and size + (body.length or 0) > limit:
             raise TooLarge(f"a blob has at most {limit} bytes here")
 
-    async def _receive(self, writer: UploadWriter, body: Body, *, save: bool = True, keep: bool = True) -> None:
+    async def _receive(
+        self, writer: UploadWriter, body: Body, room: Room, *, save: bool = True, keep: bool = True
+    ) -> None:
         """Append a body and make it durable; what is kept when it breaks off is told in `append`.
 
         Without `keep` nothing is: the bytes go where only a whole blob can be.
@@ -241,9 +275,10 @@ class Uploads:
             async for pieces in body.batches:
                 await writer.append(pieces)
                 self._refuse_overrun(writer, start, body)
+                room.check(writer.size)
             if body.range_length is not None and writer.size - start != body.range_length:
                 raise SizeInvalid(f"Content-Range speaks of {body.range_length} bytes, {writer.size - start} have come")
-        except (NotFound, Busy):
+        except (NotFound, Busy, QuotaExceeded):
             raise
         except BaseException as error:
             if not keep or body.start is not None or isinstance(error, SizeInvalid):
@@ -264,6 +299,8 @@ class Uploads:
         if actual != digest:
             await self._store.cancel(repository, writer.record.id)
             raise DigestInvalid(f"the bytes hash to {actual}, not to the digest that was asked for: push them again")
+        if self._quotas is not None:
+            await self._quotas.reserve(repository, canonical, writer.size)
         ended = self._store.ended(writer, digest)
         await self._blobs.commit(writer.staged, repository, digest, canonical=canonical, record=ended)
         await self._store.finish(writer)

@@ -1,6 +1,7 @@
 """What the bytes of a store are: used by a repository, on their way, or used by nobody."""
 
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -38,6 +39,23 @@ class Usage:
         return sum(self.sizes.values())
 
 
+async def linked_blobs(driver: Driver, prefix: str) -> AsyncIterator[tuple[Place, Digest]]:
+    """Yield every link to a blob or a manifest below a prefix of keys, with the digest that the bytes lie under."""
+    async for place in walk(driver, prefix):
+        if (digest := await canonical_of(driver, place)) is not None:
+            yield place, digest
+
+
+async def canonical_of(driver: Driver, place: Place) -> Digest | None:
+    """The digest that the bytes lie under which a link leads to; None for what is no link to bytes."""
+    if place.kind not in {Kind.LAYER, Kind.REVISION} or place.digest is None or place.digest.algorithm == SHA256:
+        return place.digest if place.kind in {Kind.LAYER, Kind.REVISION} else None
+    try:
+        return await read_link(driver, place.key)
+    except (NotFound, StorageRefused):
+        return place.digest
+
+
 class Measuring:
     """One walk over the links, and one over everything that takes space. Pushes may go on meanwhile."""
 
@@ -49,10 +67,9 @@ class Measuring:
     async def run(self) -> Usage:
         """Walk. What is pushed meanwhile may count as unreferenced."""
         self._tally.enter("links")
-        async for place in walk(self._driver, keys.REPOSITORIES):
-            if place.kind in {Kind.LAYER, Kind.REVISION} and place.digest is not None:
-                self._tally.counts["links"] += 1
-                self._linked.add(await self._canonical(place, place.digest))
+        async for _place, digest in linked_blobs(self._driver, keys.REPOSITORIES):
+            self._tally.counts["links"] += 1
+            self._linked.add(digest)
         self._tally.enter("objects")
         usage = Usage()
         async for found in self._driver.sizes():
@@ -61,14 +78,6 @@ class Measuring:
             usage.sizes[use] += found.size
             self._tally.counts["objects"] += 1
         return usage
-
-    async def _canonical(self, place: Place, digest: Digest) -> Digest:
-        if digest.algorithm == SHA256:
-            return digest
-        try:
-            return await read_link(self._driver, place.key)
-        except (NotFound, StorageRefused):
-            return digest
 
     def _use_of(self, found: Sized) -> Use:
         place = read_key(found.key)

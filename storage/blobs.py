@@ -11,7 +11,7 @@ import structlog
 from storage import keys
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
-from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageRefused
+from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageRefused, StorageUnavailable
 from storage.known_blobs import KnownBlob, KnownBlobs
 from storage.links import delete_link, link_text, read_link
 from storage.markers import DamagedMarkers
@@ -188,6 +188,29 @@ class BlobStore:
         log.error("damaged blob", key=keys.blob(canonical), remedy="push the blob again")
         await self._markers.put(canonical, found)
 
+    async def acquit(self, canonical: Digest) -> None:
+        """Forget that a stored copy was damaged: it was replaced, or has just been read and is whole."""
+        await self._markers.drop(canonical)
+
+    async def condemned(self, *, shard: str | None = None) -> AsyncIterator[Digest]:
+        """Every digest, or all of one shard, whose copy was found damaged and still lies there.
+
+        What is remembered of other copies, which were replaced since or are gone, is forgotten.
+        """
+        async for canonical in self._markers.marked(shard=shard):
+            try:
+                found = await self._driver.stat(keys.blob(canonical))
+            except StorageUnavailable:
+                yield canonical
+                continue
+            except NotFound:
+                await self.acquit(canonical)
+                continue
+            if await self._markers.is_marked(canonical, found):
+                yield canonical
+            else:
+                await self.acquit(canonical)
+
     async def is_condemned(self, canonical: Digest, found: Stat) -> bool:
         """Tell whether this very copy is remembered not to hash to its digest."""
         return await self._markers.is_marked(canonical, found)
@@ -235,10 +258,22 @@ class BlobStore:
         elif await self.source(digest) is None:
             await self.remember_source(repository, digest)
 
-    async def mount(self, repository: str, digest: Digest, *, source: str) -> None:
-        """Let the repository read a blob that `source` may read. Raises NotFound."""
+    async def mount(
+        self,
+        repository: str,
+        digest: Digest,
+        *,
+        source: str,
+        reserve: Callable[[Digest, int], Awaitable[None]] | None = None,
+    ) -> None:
+        """Let the repository read a blob that `source` may read. Raises NotFound.
+
+        `reserve`, if given, is called ahead of the link with the canonical digest and the size, and may refuse.
+        """
         looked = self._clock()
         canonical, found = await self._look(source, digest)
+        if reserve is not None:
+            await reserve(canonical, found.size)
         # Whoever has brought the blob has left a hint, and whoever names a source needs none.
         await self.link(repository, digest, canonical=canonical, hint=False)
         self._remember(repository, digest, KnownBlob(canonical, found.size, looked))

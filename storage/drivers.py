@@ -152,6 +152,10 @@ class Reader(Protocol):
         """
         ...
 
+    def read_once(self) -> None:
+        """Say, ahead of the first piece, that nobody will read the bytes again soon: caches need not keep them."""
+        ...
+
     async def close(self) -> None:
         """Let go of the object. Safe to call twice."""
         ...

@@ -27,6 +27,13 @@ LEASES = f"{OURS}/leases/"
 RETENTION = f"{OURS}/retention"
 """Since when the rules of retention hold, and what the last run has done."""
 POINTERS = f"{OURS}/pointers/"
+SCRUB_SHARDS = f"{OURS}/scrub/shards"
+"""When the blobs of each first byte were read last, and what could not be read."""
+SCRUB_CURSOR = f"{OURS}/scrub/cursor"
+"""How far the shard is that is being read."""
+USAGE = f"{OURS}/usage/"
+USAGE_REPORT = f"{USAGE}_report"
+"""What every repository held when the whole store was last counted."""
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -172,6 +179,21 @@ def media_type(name: str, digest: Digest) -> str:
     return f"{media_types(name)}{digest.algorithm}/{digest.hex}"
 
 
+def blobs_of_shard(shard: str) -> str:
+    """All blobs whose sha256 digests begin with two hexadecimal digits."""
+    return f"{BLOBS}sha256/{shard}/"
+
+
+def pointers_of_shard(shard: str) -> str:
+    """All pointers to blobs whose sha256 digests begin with two hexadecimal digits."""
+    return pointer(blobs_of_shard(shard))
+
+
+def damaged_of_shard(shard: str) -> str:
+    """All markers of blobs whose sha256 digests begin with two hexadecimal digits."""
+    return f"{DAMAGED}sha256/{shard}/"
+
+
 def damaged(canonical: Digest) -> str:
     """Size and time of a stored copy that was found not to hash to its digest."""
     return f"{DAMAGED}{canonical.algorithm}/{canonical.hex[:2]}/{canonical.hex}"
@@ -240,6 +262,26 @@ def lease(name: str) -> str:
 def subjects(name: str) -> str:
     """Everything in a repository that refers to any subject."""
     return f"{_ours(name)}/_referrers/"
+
+
+def usage(prefix: str) -> str:
+    """What the repositories at and below a prefix hold; of the prefixes inside it as well."""
+    return f"{USAGE}{prefix}/"
+
+
+def usage_head(prefix: str) -> str:
+    """How many bytes they held when they were last counted, and which list has those blobs."""
+    return f"{usage(prefix)}_head"
+
+
+def usage_counted(prefix: str, counted: str) -> str:
+    """The list of the blobs that were counted."""
+    return f"{usage(prefix)}_counted/{counted}"
+
+
+def usage_additions(prefix: str) -> str:
+    """Everything that was linked to since."""
+    return f"{usage(prefix)}_added/"
 
 
 def referrers(name: str, subject: Digest) -> str:

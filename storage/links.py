@@ -42,6 +42,24 @@ async def delete_link(driver: Driver, key: str) -> None:
         raise NotFound("the link was deleted meanwhile", key=key) from error
 
 
+async def mend_link(driver: Driver, key: str, digest: Digest) -> bool:
+    """Write a damaged link again; tells whether it was damaged still. One that was deleted meanwhile stays so."""
+    try:
+        found = await driver.get(key, bytes_max=LINK_BYTES_MAX)
+    except (Corrupt, StorageRefused):
+        await driver.put(key, link_text(digest))
+        return True
+    except NotFound:
+        return False
+    if found.body.strip() == link_text(digest):
+        return False
+    try:
+        await driver.replace(key, link_text(digest), version=found.version)
+    except VersionMismatch:
+        return False
+    return True
+
+
 def link_text(digest: Digest) -> bytes:
     """The text of a link, as distribution writes it: no newline."""
     return str(digest).encode("ascii")

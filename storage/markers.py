@@ -3,12 +3,14 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver, Stat
 from storage.errors import NotFound
+from storage.places import Kind
+from storage.walk import walk
 
 MARKER_BYTES_MAX = 256
 LISTED_MAX = 1000
@@ -60,6 +62,16 @@ class DamagedMarkers:
         async with self._listing:  # one that has begun before may lack it
             if self._listed is not None:
                 self._listed.add(key)
+
+    async def drop(self, canonical: Digest) -> None:
+        """Forget that a stored copy was found damaged: it was replaced, or reads well again."""
+        await self._driver.delete(keys.damaged(canonical))
+
+    async def marked(self, *, shard: str | None = None) -> AsyncIterator[Digest]:
+        """Every digest, or all of one shard, whose copy was found damaged, or one before it."""
+        async for place in walk(self._driver, keys.DAMAGED if shard is None else keys.damaged_of_shard(shard)):
+            if place.kind is Kind.DAMAGED and place.digest is not None:
+                yield place.digest
 
     async def _read(self, canonical: Digest) -> bytes | None:
         return await self._get(canonical) if await self.may_be(canonical) else None

@@ -205,6 +205,9 @@ class MemoryReader:
         """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES."""
         return _pieces(self._key, self._body, start, length, observe)
 
+    def read_once(self) -> None:
+        """There is no cache."""
+
     async def close(self) -> None:
         """Nothing to let go of."""
 

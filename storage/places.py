@@ -37,7 +37,12 @@ class Kind(Enum):
     AUDIT = "record of the audit trail"
     STAGED = "staged bytes of an upload in a bucket"
     LEASE = "lease of background work"
+    SCRUB = "record of the scrub"
     POINTER = "pointer to a blob in a bucket that is not at its key yet"
+    USAGE_REPORT = "usage of all repositories"
+    USAGE_HEAD = "usage of a prefix"
+    USAGE_COUNTED = "blobs that were counted"
+    USAGE_ADDED = "blob that was linked to since"
     TEMPORARY = "unfinished file of distribution"
     STRAY = "stray object"
 
@@ -114,6 +119,8 @@ def _in_ours(key: str) -> Place:
             return _digested(key, Kind.SOURCE, algorithm, encoded, start=start)
         case [keys.OURS, "removals", *parts]:
             return _in_removals(key, *_split("/".join(parts)))
+        case [keys.OURS, "usage", *parts]:
+            return _in_usage(key, *_split("/".join(parts)))
         case [keys.OURS, "repositories", *parts]:
             return _in_our_repository(key, *_split("/".join(parts)))
     return _in_accounts(key)
@@ -132,6 +139,8 @@ def _in_accounts(key: str) -> Place:
         case [keys.OURS, "pointers", *parts]:
             blob = read_key("/".join(parts))
             return replace(blob, key=key, kind=Kind.POINTER) if blob.kind is Kind.BLOB else _stray(key)
+        case [keys.OURS, "scrub", "shards" | "cursor" as name]:
+            return Place(key, Kind.SCRUB, name=name)
         case [keys.OURS, "leases", name]:
             return Place(key, Kind.LEASE, name=name)
         case [keys.OURS, "audit", *parts] if parts:
@@ -147,6 +156,21 @@ def _in_removals(key: str, repository: str, tail: Sequence[str]) -> Place:
             return Place(key, Kind.REMOVAL, repository, tag)
         case ["_catalog" | "_repository", _]:
             return Place(key, Kind.REMOVAL, repository)
+    return _stray(key)
+
+
+def _in_usage(key: str, prefix: str, tail: Sequence[str]) -> Place:
+    match prefix, tail:
+        case "", ["_report"]:
+            return Place(key, Kind.USAGE_REPORT)
+        case "", _:
+            return _stray(key)
+        case _, ["_head"]:
+            return Place(key, Kind.USAGE_HEAD, prefix)
+        case _, ["_counted", name]:
+            return Place(key, Kind.USAGE_COUNTED, prefix, name)
+        case _, ["_added", name]:
+            return Place(key, Kind.USAGE_ADDED, prefix, name)
     return _stray(key)
 
 

@@ -9,12 +9,13 @@ PAGE = 5000
 """A page of a listing is one walk down to where the last one ended: larger pages walk less often."""
 
 
-async def walk(driver: Driver, prefix: str) -> AsyncIterator[Place]:
-    """Yield what lies below a prefix. What is written or deleted meanwhile may or may not be among it.
+async def walk(driver: Driver, prefix: str, *, after: str = "") -> AsyncIterator[Place]:
+    """Yield what lies below a prefix, behind the key `after` if one is given.
+
+    What is written or deleted meanwhile may or may not be among it.
 
     Raises StorageUnavailable if the prefix itself can't be listed.
     """
-    after = ""
     while True:
         page = await driver.list(prefix, after=after, limit=PAGE)
         for entry in page.entries:

@@ -67,15 +67,23 @@ def serving_distribution(
         server.stop()
 
 
-def collect_garbage(program: str, data: Path, *, log: Path, delete_untagged: bool = False) -> None:
-    """Run distribution's own garbage collector on `data`, which nobody may be serving meanwhile.
+def collect_garbage(
+    program: str,
+    data: Path,
+    *,
+    log: Path,
+    delete_untagged: bool = False,
+    quiet: bool = False,
+    seconds_max: float = 100,
+) -> None:
+    """Run distribution's own garbage collector on `data`, which nobody may be pushing to meanwhile.
 
-    Raises subprocess.CalledProcessError if it fails; what it says is in `log`.
+    Raises subprocess.CalledProcessError if it fails; what it says is in `log`. Only v3 can be `quiet`.
     """
-    options = ["--delete-untagged"] if delete_untagged else []
+    options = [name for name, is_on in (("--delete-untagged", delete_untagged), ("--quiet", quiet)) if is_on]
     configuration = _configure(data, log=log, port=1)
     process = _spawn(program, "garbage-collect", *options, str(configuration), log=log)
-    if code := process.wait(100):
+    if code := process.wait(seconds_max):
         raise subprocess.CalledProcessError(code, process.args, log.read_text(errors="replace")[-4000:])
 
 

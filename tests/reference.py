@@ -17,7 +17,7 @@ from registry import errors
 from registry.cli.main import app
 from registry.config import Settings
 from registry.config_sources import SECTIONS, variables
-from registry.quantities import parse_bytes, parse_seconds
+from registry.quantities import parse_bytes, parse_rate, parse_seconds
 from tests.running import ROOT
 
 UNEXPECTED = "Something that nobody foresaw failed: the log of the server has it."
@@ -104,6 +104,8 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
         return " ".join(f"`{word}`" for word in get_args(annotation))
     if parse_bytes in parsers:
         name = "size"
+    elif parse_rate in parsers:
+        name = "size a second"
     elif parse_seconds in parsers:
         name = "time"
     else:
@@ -114,6 +116,8 @@ def _type(annotation: Any, metadata: list[Any]) -> str:
         of = next(iter(get_args(annotation)), None)
         is_tables = kind is tuple and isinstance(of, type) and issubclass(of, BaseModel)
         name = "tables" if is_tables else kinds[kind]
+        if kind is tuple and int in (of, get_origin(of), *get_args(of)):
+            name = "list of numbers"
     return name + _bounds(metadata)
 
 
@@ -138,6 +142,8 @@ def _default(field: FieldInfo) -> str:
         return f"`{str(default).lower()}`"
     if default in ("", ()):
         return "none"
+    if isinstance(default, tuple):
+        return f"`{list(default)}`"
     return f"`{default}`"
 
 

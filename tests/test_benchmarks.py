@@ -4,19 +4,23 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.load import reading
 from benchmarks.peers import BASELINE, PRIVATE, SUBJECT
 from benchmarks.processes import cpu_seconds, family, peak_bytes, reset_peak, resident_bytes
 from benchmarks.report import GOALS, ratios, verdicts
-from benchmarks.scenarios import SCENARIOS
-from benchmarks.wire import CHUNK_BYTES, Content, framed, with_digest
+from benchmarks.scenarios import SCENARIOS, percentile
+from benchmarks.trees import MANIFEST_TYPE, Shape, count_bytes, write_tree
+from benchmarks.wire import CHUNK_BYTES, Content, Unexpected, connected, framed, with_digest
 from tests.conftest import refuse, tool_or_skip
-from tests.distribution import V3
+from tests.distribution import V3, collect_garbage, serving_distribution
+from tests.running import Server, eventually
 from tests.s3.weed import BUCKET, Store, find_weed, how_to_get_weed
 
 # A leader whose child waits for a word, then works and takes and frees 64 MiB.
@@ -109,6 +113,46 @@ def test_a_ratio_is_of_figures_that_were_measured_side_by_side() -> None:
     assert (spread.least, spread.median, spread.greatest) == (0.5, 0.5, 3.0)
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_half_of_a_tree_is_garbage_for_distribution_too(tmp_path: Path, deleted: bool) -> None:
+    program = tool_or_skip(V3)
+    shape = Shape(manifests=40, blobs=120, repositories=5, deleted=deleted)
+
+    tagged = write_tree(tmp_path / "data", shape)
+    before = count_bytes(tmp_path / "data")
+    collect_garbage(program, tmp_path / "data", log=tmp_path / "log", delete_untagged=not deleted, quiet=True)
+
+    assert before == 160
+    assert count_bytes(tmp_path / "data") == shape.kept == 80
+    assert len({each.path for each in tagged}) == 20
+    with (
+        serving_distribution(program, tmp_path / "data", log=tmp_path / "log") as server,
+        connected(server.address) as connection,
+    ):
+        for each in tagged:
+            connection.request("GET", each.path, expected=200, headers={"Accept": MANIFEST_TYPE})
+
+
+def test_a_percentile_is_a_figure_that_was_measured() -> None:
+    assert percentile([4.0, 1.0, 3.0, 2.0], 50) == 2.0
+    assert percentile([float(number) for number in range(1, 101)], 99) == 99.0
+    assert percentile([7.0], 99) == 7.0
+    with pytest.raises(Unexpected):
+        percentile([], 99)
+
+
+def test_reading_at_a_steady_rate_counts_what_it_got_and_tells_what_it_did_not(pierhead: Server) -> None:
+    with reading(pierhead, ["/v2/"], per_second=100, connections=2, accept="*/*") as seconds:
+        eventually(lambda: len(seconds) > 10)
+    assert all(0 < each < 5 for each in seconds)
+
+    with (
+        pytest.raises(Unexpected, match="404"),
+        reading(pierhead, ["/v2/nobody/app/manifests/v1"], per_second=100, connections=2, accept="*/*"),
+    ):
+        time.sleep(0.2)
+
+
 def figures(*, wall: float = 1, finish: float = 1, memory: float = 1e6, rate: float = 100) -> dict[str, float]:
     return {"wall": wall, "finish": finish, "memory": memory, "rate": rate, "cpu": 1}
 
@@ -128,6 +172,8 @@ def figures(*, wall: float = 1, finish: float = 1, memory: float = 1e6, rate: fl
         ("push-large-s3", figures(wall=0.8, finish=0.26), {"wall": True, "finish": False}),
         ("push-small-s3", figures(rate=150), {"rate": True}),
         ("push-small-s3", figures(rate=149), {"rate": False}),
+        ("gc-untagged", {**figures(wall=1), "slowdown": 2.0}, {"wall": True, "slowdown": True}),
+        ("gc-deleted", {**figures(wall=1.01), "slowdown": 2.01}, {"wall": False, "slowdown": False}),
         ("list-tags", figures(rate=1), {}),
     ],
 )

@@ -1,5 +1,6 @@
 """Listings over HTTP: tags (end-8), referrers (end-12), the catalog, and which extensions there are."""
 
+from registry.api.extensions import OF_A_REPOSITORY, OF_THE_REGISTRY
 from registry.api.paging import next_page, page_size
 from registry.api.requests import Request
 from registry.api.responses import NOSNIFF, Header, Response, encode_json, header, json_response
@@ -75,21 +76,7 @@ class ListingEndpoints:
 
     async def discover(self, request: Request) -> Response:
         """The extensions API (distribution-spec, extensions/_oci.md), of the registry or of a repository."""
-        root = f"{request.root}/v2/"
-        if request.name is None:
-            extensions = [
-                _extension("_oci", "which extensions there are", f"{root}_oci/ext/discover"),
-                _extension("_catalog", "the names of all repositories", f"{root}_catalog"),
-            ]
-        else:
-            below = f"{root}{request.repository}/"
-            extensions = [
-                _extension("_oci", "which extensions there are", f"{below}_oci/ext/discover"),
-                _extension("_pierhead", "DELETE: the whole repository", f"{below}_pierhead/repository"),
-            ]
-        return json_response({"extensions": extensions})
-
-
-def _extension(name: str, description: str, endpoint: str) -> dict[str, object]:
-    url = "https://github.com/opencontainers/distribution-spec/blob/main/extensions/README.md"
-    return {"name": name, "url": url, "description": description, "endpoints": [endpoint]}
+        root, extensions = f"{request.root}/v2/", OF_THE_REGISTRY
+        if request.name is not None:
+            root, extensions = f"{root}{request.repository}/", OF_A_REPOSITORY
+        return json_response({"extensions": [extension.told(root) for extension in extensions]})

@@ -58,7 +58,7 @@ class ManifestEndpoints:
                 body,
                 media_type=_media_type(request),
                 tags=tags,
-                allow=_conditions(request, is_told=self._auditor.is_on),
+                allow=tag_conditions(request, is_told=self._auditor.is_on),
                 changes=changes,
                 cause=_cause(request, Why.PUSH),
             )
@@ -104,7 +104,7 @@ class ManifestEndpoints:
         return list(dict.fromkeys(parse_tag(text) for text in texts))
 
 
-def _conditions(request: Request, *, is_told: bool) -> Callable[[Digest | None, Digest], None] | None:
+def tag_conditions(request: Request, *, is_told: bool) -> Callable[[Digest | None, Digest], None] | None:
     """Refuse to move a tag where a condition of the request does not hold, or its caller may not overwrite.
 
     None if nothing can be refused, and it is not told either where tags pointed before.

@@ -3,6 +3,9 @@
 A repository's name may hold any word that routes use (`team/blobs/uploads` is a name), so a path is matched
 from its right end, on the bytes as they were sent: whatever a proxy or framework decodes first could make
 routing, policy and storage see different names.
+
+What is no part of the specification stands below `_pierhead`, which no component of a name can be. Discovery tells of
+it, see registry/api/extensions.py.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,6 +14,7 @@ from enum import Enum
 from urllib.parse import unquote_to_bytes
 
 from registry.api.blobs import BlobEndpoints
+from registry.api.histories import HistoryEndpoints
 from registry.api.listings import ListingEndpoints
 from registry.api.manifests import ManifestEndpoints
 from registry.api.repositories import RepositoryEndpoints
@@ -36,6 +40,9 @@ class Shape(Enum):
     MANIFEST = "<name>/manifests/<reference>"
     UPLOADS = "<name>/blobs/uploads/"
     UPLOAD = "<name>/blobs/uploads/<id>"
+    TAG_HISTORY = "<name>/_pierhead/tags/<tag>/history"
+    TAG_ROLLBACK = "<name>/_pierhead/tags/<tag>/rollback"
+    TAG_RESTORATION = "<name>/_pierhead/tags/<tag>/restore"
     REPOSITORY = "<name>/_pierhead/repository"
     TOKEN = "/token"  # noqa: S105  # no password
     """Beside `/v2/`, and in no line of the table."""
@@ -70,33 +77,42 @@ class Target:
     tail: str = ""
 
 
-def routes(
-    listings: ListingEndpoints,
-    blobs: BlobEndpoints,
-    uploads: UploadEndpoints,
-    manifests: ManifestEndpoints,
-    repositories: RepositoryEndpoints,
-) -> Sequence[Route]:
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Everything that answers requests."""
+
+    listings: ListingEndpoints
+    blobs: BlobEndpoints
+    uploads: UploadEndpoints
+    manifests: ManifestEndpoints
+    histories: HistoryEndpoints
+    repositories: RepositoryEndpoints
+
+
+def routes(endpoints: Endpoints) -> Sequence[Route]:
     """Every endpoint; HEAD is answered as GET is, without the body, unless it has a line of its own."""
     return (
-        Route("GET", Shape.PING, Action.ANY, listings.ping),
-        Route("GET", Shape.CATALOG, Action.CATALOG, listings.catalog),
-        Route("GET", Shape.DISCOVER, Action.ANY, listings.discover),
-        Route("GET", Shape.DISCOVER_REPOSITORY, Action.PULL, listings.discover),
-        Route("GET", Shape.TAGS, Action.PULL, listings.tags),
-        Route("GET", Shape.REFERRERS, Action.PULL, listings.referrers),
-        Route("GET", Shape.BLOB, Action.PULL, blobs.get),
-        Route("HEAD", Shape.BLOB, Action.PULL, blobs.head),
-        Route("DELETE", Shape.BLOB, Action.DELETE, blobs.delete),
-        Route("GET", Shape.MANIFEST, Action.PULL, manifests.get),
-        Route("PUT", Shape.MANIFEST, Action.PUSH, manifests.put),
-        Route("DELETE", Shape.MANIFEST, Action.DELETE, manifests.delete),
-        Route("POST", Shape.UPLOADS, Action.PUSH, uploads.begin),
-        Route("PATCH", Shape.UPLOAD, Action.PUSH, uploads.append),
-        Route("PUT", Shape.UPLOAD, Action.PUSH, uploads.finish),
-        Route("GET", Shape.UPLOAD, Action.PUSH, uploads.get),
-        Route("DELETE", Shape.UPLOAD, Action.PUSH, uploads.cancel),
-        Route("DELETE", Shape.REPOSITORY, Action.DELETE, repositories.delete),
+        Route("GET", Shape.PING, Action.ANY, endpoints.listings.ping),
+        Route("GET", Shape.CATALOG, Action.CATALOG, endpoints.listings.catalog),
+        Route("GET", Shape.DISCOVER, Action.ANY, endpoints.listings.discover),
+        Route("GET", Shape.DISCOVER_REPOSITORY, Action.PULL, endpoints.listings.discover),
+        Route("GET", Shape.TAGS, Action.PULL, endpoints.listings.tags),
+        Route("GET", Shape.REFERRERS, Action.PULL, endpoints.listings.referrers),
+        Route("GET", Shape.BLOB, Action.PULL, endpoints.blobs.get),
+        Route("HEAD", Shape.BLOB, Action.PULL, endpoints.blobs.head),
+        Route("DELETE", Shape.BLOB, Action.DELETE, endpoints.blobs.delete),
+        Route("GET", Shape.MANIFEST, Action.PULL, endpoints.manifests.get),
+        Route("PUT", Shape.MANIFEST, Action.PUSH, endpoints.manifests.put),
+        Route("DELETE", Shape.MANIFEST, Action.DELETE, endpoints.manifests.delete),
+        Route("POST", Shape.UPLOADS, Action.PUSH, endpoints.uploads.begin),
+        Route("PATCH", Shape.UPLOAD, Action.PUSH, endpoints.uploads.append),
+        Route("PUT", Shape.UPLOAD, Action.PUSH, endpoints.uploads.finish),
+        Route("GET", Shape.UPLOAD, Action.PUSH, endpoints.uploads.get),
+        Route("DELETE", Shape.UPLOAD, Action.PUSH, endpoints.uploads.cancel),
+        Route("GET", Shape.TAG_HISTORY, Action.PULL, endpoints.histories.history),
+        Route("POST", Shape.TAG_ROLLBACK, Action.PUSH, endpoints.histories.rollback),
+        Route("POST", Shape.TAG_RESTORATION, Action.PUSH, endpoints.histories.restore),
+        Route("DELETE", Shape.REPOSITORY, Action.DELETE, endpoints.repositories.delete),
     )
 
 
@@ -123,9 +139,10 @@ class Router:
 
 def parse_path(path: str) -> Target:
     """Parse what follows `/v2/`, undecoded. Raises NameInvalid, or NotThere if it has no known shape."""
-    parts = path.split("/")
-    if "%" in path:
-        parts = [_decoded(part) for part in parts]
+    parts = _parts(path)
+    # First: a tag may have a name that the lines below know.
+    if "_pierhead" in parts and (target := _extended(parts)) is not None:
+        return target
     match parts:
         case [""]:
             return Target(Shape.PING)
@@ -155,6 +172,23 @@ def _parse_extension(parts: Sequence[str]) -> Target:
         case [*name, "_pierhead", "repository"]:
             return Target(Shape.REPOSITORY, _name(name))
     raise NotThere("there is nothing at this address: the API is below /v2/")
+
+
+def _parts(path: str) -> list[str]:
+    parts = path.split("/")
+    return [_decoded(part) for part in parts] if "%" in path else parts
+
+
+def _extended(parts: Sequence[str]) -> Target | None:
+    """What has a shape below `_pierhead`; a tag or an upload may be called so as well."""
+    match parts:
+        case [*name, "_pierhead", "tags", tag, "history"]:
+            return Target(Shape.TAG_HISTORY, _name(name), tag)
+        case [*name, "_pierhead", "tags", tag, "rollback"]:
+            return Target(Shape.TAG_ROLLBACK, _name(name), tag)
+        case [*name, "_pierhead", "tags", tag, "restore"]:
+            return Target(Shape.TAG_RESTORATION, _name(name), tag)
+    return None
 
 
 def _name(parts: Sequence[str]) -> RepositoryName:

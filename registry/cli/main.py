@@ -12,9 +12,11 @@ from registry.cli.help import examples
 from registry.cli.policy import policy
 from registry.cli.repositories import app as repositories
 from registry.cli.robots import app as tokens
+from registry.cli.scrub import app as scrub
 from registry.cli.serve import serve
 from registry.cli.storage import app as storage
 from registry.cli.tls import app as tls
+from registry.cli.usage import usage
 from registry.cli.users import app as users
 from registry.cli.verify import verify
 
@@ -41,6 +43,9 @@ app.command("serve", epilog=examples("serve", *SERVE_EXAMPLES))(serve)
 app.command("check-config", epilog=examples("check-config", "check-config --config /etc/pierhead.toml"))(check_config)
 app.command("adopt", epilog=examples("adopt --data /srv/images"))(adopt)
 app.command("verify", epilog=examples("verify --data /srv/images", "verify --data /srv/images --quick"))(verify)
+app.command("usage", epilog=examples("usage --data /srv/images", "usage acme --depth 2", "usage --recount --json"))(
+    usage
+)
 
 app.add_typer(users, name="user")
 app.add_typer(tokens, name="token")
@@ -49,6 +54,7 @@ app.add_typer(repositories, name="repo")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")
+app.add_typer(scrub, name="scrub")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer

@@ -26,11 +26,13 @@ from registry.findings import Finding, Problem, Severity, printable
 from registry.hashing import Hasher
 from registry.inspection import Inspection
 from registry.rechecks import Rechecks
+from registry.repair.steps import Outcome
 from registry.scan import Parts, Scan, Tally
 from registry.stores import Place as StorePlace
 from registry.stores import open_driver
 from storage import keys
 from storage.blobs import BlobStore
+from storage.drivers import Driver
 from storage.errors import StorageError
 from storage.filesystem.survey import survey
 from storage.places import is_object
@@ -72,6 +74,16 @@ class Report:
             self.line(f"{severity}: {problem.slug}: {key}")
             self.line(f"    {finding.text}. To do: {problem.remedy}.")
 
+    def outcome(self, outcome: Outcome, *, dry: bool) -> None:
+        """Tell what was done about a finding, or would be, or why that did not succeed."""
+        finding, word = outcome.finding, ("would repair" if dry else "repaired") if outcome.is_done else "not repaired"
+        slug, key = finding.problem.slug, printable(finding.key)
+        if self._as_json:
+            self._print_json(**{word.replace(" ", "_"): slug}, key=key, text=printable(outcome.text))
+        else:
+            self.line(f"{word}: {slug}: {key}")
+            self.line(f"    {printable(outcome.text)}")
+
     def summary(self, outcome: str, tally: Tally, **fields: object) -> None:
         """Print the last line: how it went, what was looked at, and what was found."""
         found = {severity.name.lower(): self.by_severity[severity] for severity in reversed(Severity)}
@@ -99,8 +111,14 @@ class Report:
 
 
 def parts(settings: Settings, report: Report, *, condemn: bool) -> Parts:
-    """Connect the parts; with `condemn`, damaged blobs are remembered, so that they are not served."""
-    driver, tally, data = open_driver(settings), Tally(), settings.data
+    """Open the store and connect the parts; with `condemn`, damaged blobs are remembered: they are not served."""
+    return parts_on(open_driver(settings), settings.data, report.finding, Tally(), condemn=condemn)
+
+
+def parts_on(
+    driver: Driver, data: StorePlace, report: Callable[[Finding], None], tally: Tally, *, condemn: bool
+) -> Parts:
+    """Connect the parts on an open store, as `parts` does; what is found goes to `report`."""
 
     def count(read: int) -> None:
         tally.counts["bytes hashed"] += read
@@ -111,7 +129,7 @@ def parts(settings: Settings, report: Report, *, condemn: bool) -> Parts:
         clock=time.time,
         condemn=BlobStore(driver).condemn if condemn else None,
     )
-    rechecks = Rechecks(report.finding)
+    rechecks = Rechecks(report)
 
     async def look_at_files() -> AsyncIterator[Finding]:
         if not isinstance(data, Path):

@@ -10,10 +10,14 @@ from typing import ParamSpec, TypeVar
 from storage.drivers import PIECE_BYTES, Observer, Stat
 from storage.errors import Corrupt, NotFound
 from storage.filesystem.failures import reading_failed
+from storage.filesystem.page_cache import forget, is_cached
 from storage.threads import Threads
 
 IN_LOOP_BYTES_MAX = 1 << 16
 """What is read in the event loop: copying that much takes less time than handing it to a thread."""
+
+FORGET_BYTES = 8 << 20
+"""So much is read ahead of telling the kernel that its pages are not needed."""
 
 # O_NONBLOCK: opening a named pipe must not wait for somebody who writes into it.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -165,12 +169,27 @@ class FileReader:
         self.modified = found.st_mtime
         self.identity = identity_of(found)
         self._descriptor = descriptor
+        self._once = False
         if found.st_size > PIECE_BYTES:
             os.posix_fadvise(descriptor.number, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def pieces(self, start: int, length: int, observe: Observer | None = None) -> AsyncIterator[bytes]:
         """Yield exactly `length` bytes from offset `start`, in pieces of at most PIECE_BYTES."""
-        return self._descriptor.pieces(start, length, observe)
+        pieces = self._descriptor.pieces(start, length, observe)
+        return self._forgotten(pieces, start) if self._once else pieces
+
+    def read_once(self) -> None:
+        """Leave the page cache as it is: what is not in it now is dropped after it was read."""
+        self._once = self.size > 0 and not is_cached(self._descriptor.number)
+
+    async def _forgotten(self, pieces: AsyncIterator[bytes], start: int) -> AsyncIterator[bytes]:
+        read = 0
+        async for piece in pieces:
+            read += len(piece)
+            yield piece
+            if read >= FORGET_BYTES or start + read == self.size:
+                forget(self._descriptor.number, start, read)
+                start, read = start + read, 0
 
     async def close(self) -> None:
         """Let go of the file."""

@@ -59,6 +59,9 @@ class ObjectReader:
         if start + length > self.size:
             raise Corrupt(f"the object ends {start + length - self.size} bytes early", key=self._key)
 
+    def read_once(self) -> None:
+        """There is no cache on this side."""
+
     async def close(self) -> None:
         """Let go of the connection. Safe to call twice."""
         self._closed = True
@@ -112,6 +115,9 @@ class SegmentsReader:
                     yield piece
         if start + length > self.size:
             raise Corrupt(f"the object ends {start + length - max(start, self.size)} bytes early", key=self._key)
+
+    def read_once(self) -> None:
+        """There is no cache on this side."""
 
     async def close(self) -> None:
         """Nothing to let go of: each segment is asked for when it is read."""

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from registry.api.routes import Shape
 from registry.media_types import IMAGE, INDEX
 from storage import keys
 from storage.digest import SHA512, Digest
@@ -307,8 +308,10 @@ async def test_a_damaged_entry_is_passed_over_and_mended_by_a_push(
 
 
 async def test_the_extensions_are_told_of_the_registry_and_of_a_repository(client: Client) -> None:
-    ours = ["_oci", "_pierhead"]
-    for path, names in (("_oci/ext/discover", ["_oci", "_catalog"]), (f"{REPOSITORY}/_oci/ext/discover", ours)):
+    for path, names in (
+        ("_oci/ext/discover", ["_oci", "_catalog"]),
+        (f"{REPOSITORY}/_oci/ext/discover", ["_oci", "_pierhead"]),
+    ):
         answer = await client.http.get(path)
         assert answer.status_code == 200
         extensions = answer.json()["extensions"]
@@ -316,8 +319,20 @@ async def test_the_extensions_are_told_of_the_registry_and_of_a_repository(clien
         for extension in extensions:
             assert set(extension) == {"name", "url", "description", "endpoints"}
             for endpoint in extension["endpoints"]:
-                # Some take no GET, and say so.
-                assert (await client.http.get(endpoint)).status_code in {200, 405}
+                if "{" not in endpoint:
+                    # Some take no GET, and say so.
+                    assert (await client.http.get(endpoint)).status_code in {200, 405}
+
+
+async def test_each_endpoint_that_is_no_part_of_the_specification_is_told_and_no_other(client: Client) -> None:
+    extensions = (await client.http.get(f"{REPOSITORY}/_oci/ext/discover")).json()["extensions"]
+    told = {endpoint for extension in extensions for endpoint in extension["endpoints"]}
+
+    there = {shape.value for shape in Shape if shape.value.startswith("<name>/_")}
+
+    assert {path.removeprefix(f"/v2/{REPOSITORY}/").replace("{", "<").replace("}", ">") for path in told} == {
+        path.removeprefix("<name>/") for path in there
+    }
 
 
 async def test_listings_are_json_that_any_parser_reads(tagged: Client) -> None:

@@ -23,13 +23,18 @@ TAILS = {
     Shape.UPLOADS: st.just(""),
     Shape.UPLOAD: st.from_regex(r"[0-9a-f]{32}", fullmatch=True) | st.sampled_from(ROUTE_WORDS),
     Shape.DISCOVER_REPOSITORY: st.just(""),
+    Shape.TAG_HISTORY: tags,
+    Shape.TAG_ROLLBACK: tags,
+    Shape.TAG_RESTORATION: tags | st.sampled_from([*ROUTE_WORDS, "_pierhead", "history"]),
     Shape.REPOSITORY: st.just(""),
 }
 
 
 def written(shape: Shape, name: str, tail: str) -> str:
     """Write the path that means this."""
-    path = shape.value.replace("<name>", name)
+    path = shape.value.replace("<name>", name).replace("<tag>", tail)
+    if "<tag>" in shape.value:
+        return path
     return path.partition("<digest>")[0].partition("<reference>")[0].partition("<id>")[0] + tail
 
 
@@ -40,6 +45,20 @@ def test_every_endpoint_is_found_for_every_name_whatever_words_are_in_it(
     tail = data.draw(TAILS[shape])
 
     assert parse_path(written(shape, name, tail)) == Target(shape, RepositoryName(name), tail)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "tail"),
+    [
+        ("a/manifests/_pierhead", Shape.MANIFEST, "_pierhead"),
+        ("a/blobs/uploads/_pierhead", Shape.UPLOAD, "_pierhead"),
+        ("a/_pierhead/tags/_pierhead/history", Shape.TAG_HISTORY, "_pierhead"),
+        ("a/_pierhead/tags/list/history", Shape.TAG_HISTORY, "list"),
+        ("a/_pierhead/tags/manifests/history", Shape.TAG_HISTORY, "manifests"),
+    ],
+)
+def test_the_word_of_our_extension_may_be_a_tag_or_a_session(path: str, shape: Shape, tail: str) -> None:
+    assert parse_path(path) == Target(shape, RepositoryName("a"), tail)
 
 
 @given(repository_names, tags, st.data())
@@ -56,7 +75,22 @@ def test_a_path_may_be_percent_encoded_character_by_character(name: str, tag: st
 
 
 segments = st.sampled_from(
-    [*ROUTE_WORDS, "_oci", "_catalog", "_uploads", "", ".", "..", "a", "A", "%2e%2e", "%2F", "a%2fb"]
+    [
+        *ROUTE_WORDS,
+        "_oci",
+        "_pierhead",
+        "history",
+        "_catalog",
+        "_uploads",
+        "",
+        ".",
+        "..",
+        "a",
+        "A",
+        "%2e%2e",
+        "%2F",
+        "a%2fb",
+    ]
 )
 paths = st.lists(segments | st.text(max_size=4) | digest_texts, max_size=8).map("/".join)
 

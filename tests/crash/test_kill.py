@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,13 +85,13 @@ def directory() -> Iterator[Path]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_a_kill_at_any_step_loses_nothing_and_shows_nothing_half(
-    launcher: Launcher, directory: Path, operation: Operation
+    launchers: Sequence[Launcher], directory: Path, operation: Operation
 ) -> None:
-    trial = Trial.begin(launcher, directory / "store" / STORE)
+    lanes = Lanes.begin(launchers, directory)
 
-    killed = trial.kill_at_all(operation, CHANGES | SYNCS if operation in WITH_SYNCS else CHANGES)
-    trial.kill_at_all(operation, WRITES, half=True)
-    trial.end()
+    killed = lanes.kill_at_all(operation, CHANGES | SYNCS if operation in WITH_SYNCS else CHANGES)
+    lanes.kill_at_all(operation, WRITES, half=True)
+    lanes.end()
 
     assert ("answer", 0) in killed
 
@@ -98,12 +99,12 @@ def test_a_kill_at_any_step_loses_nothing_and_shows_nothing_half(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("operation", WITH_TWO_WORKERS, ids=lambda operation: operation.__name__)
 def test_a_kill_of_two_workers_loses_nothing_and_shows_nothing_half(
-    launcher: Launcher, directory: Path, operation: Operation
+    launchers: Sequence[Launcher], directory: Path, operation: Operation
 ) -> None:
-    trial = Trial.begin(launcher, directory / "store" / STORE, workers=2)
+    lanes = Lanes.begin(launchers, directory, workers=2)
 
-    killed = trial.kill_at_all(operation, CHANGES)
-    trial.end()
+    killed = lanes.kill_at_all(operation, CHANGES)
+    lanes.end()
 
     assert ("answer", 0) in killed
 
@@ -165,16 +166,14 @@ class Trial:
         watched.control.disarm()
         return cls(launcher, watched, workers, server, Story(HttpClient(server.url), Ledger()))
 
-    def kill_at_all(self, operation: Operation, calls: frozenset[str], *, half: bool = False) -> set[Point]:
-        """Kill at every step of an operation that is one of the calls; returns where."""
+    def whole_run(self, operation: Operation) -> Sequence[Point]:
+        """Run an operation that nobody disturbs; returns its steps."""
         self.attempt(operation, None)  # makes what is made once in a store
-        whole_run = points(self.attempt(operation, None))
-        wanted = [point for point in whole_run if point[0].split(" ")[0] in calls and point[0] != LOCK_FILE]
-        killed = {point for point in wanted if self.kill_at(operation, point, half=half)}
-        HIT[operation.__name__, self.workers, half] = len(killed)
-        missed = {point[0] for point in wanted if point not in killed}
-        assert missed <= SOMETIMES, "there was no such step in any later run"
-        return killed
+        return points(self.attempt(operation, None))
+
+    def kill_at_each(self, operation: Operation, wanted: Sequence[Point], *, half: bool) -> set[Point]:
+        """Kill at every one of some steps; returns where."""
+        return {point for point in wanted if self.kill_at(operation, point, half=half)}
 
     def end(self) -> None:
         """Check everything that has ever been promised, and let the store be verified."""
@@ -243,3 +242,34 @@ class Trial:
                 self.story.finish(item)
             elif kept == GONE:
                 self.story.ledger.acknowledge({item: GONE})
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Trials side by side, each of which takes its share of an operation's steps: most of the time is waiting."""
+
+    trials: Sequence[Trial]
+
+    @classmethod
+    def begin(cls, launchers: Sequence[Launcher], directory: Path, *, workers: int = 1) -> "Lanes":
+        """Start the first server of each."""
+        stores = [directory / f"store{number}" / STORE for number in range(len(launchers))]
+        return cls([Trial.begin(*each, workers=workers) for each in zip(launchers, stores, strict=True)])
+
+    def kill_at_all(self, operation: Operation, calls: frozenset[str], *, half: bool = False) -> set[Point]:
+        """Kill at every step of an operation that is one of the calls; returns where."""
+        with ThreadPoolExecutor(len(self.trials)) as pool:
+            whole_run, *_ = pool.map(lambda trial: trial.whole_run(operation), self.trials)
+            wanted = [point for point in whole_run if point[0].split(" ")[0] in calls and point[0] != LOCK_FILE]
+            shares = [wanted[number :: len(self.trials)] for number in range(len(self.trials))]
+            found = pool.map(lambda trial, share: trial.kill_at_each(operation, share, half=half), self.trials, shares)
+            killed = set().union(*found)
+        HIT[operation.__name__, self.trials[0].workers, half] = len(killed)
+        missed = {point[0] for point in wanted if point not in killed}
+        assert missed <= SOMETIMES, "there was no such step in any later run"
+        return killed
+
+    def end(self) -> None:
+        """Check everything that has ever been promised, and let the stores be verified."""
+        with ThreadPoolExecutor(len(self.trials)) as pool:
+            list(pool.map(Trial.end, self.trials))

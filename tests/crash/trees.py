@@ -6,6 +6,7 @@ It shares no code with the registry, and asks nobody: it opens files.
 import hashlib
 import json
 import re
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,7 +68,12 @@ class _Tree:
             (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository)/[0-9a-f]{{32}}", self._time),
             (rf"{OURS}/_pulls/[0-9a-f]{{32}}", self._json),
             (r"pierhead/retention", self._json),
-            (r"pierhead/leases/(sweep|history|retention)", self._lease),
+            (r"pierhead/leases/(sweep|history|scrub|retention)", self._lease),
+            (r"pierhead/scrub/(shards|cursor)", self._scrub),
+            (rf"pierhead/usage/{NAME}/_head", self._usage),
+            (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
+            (rf"pierhead/usage/{NAME}/_added/\d{{16}}-\d+-[0-9a-f]{{64}}-[0-9a-f]{{32}}", self._empty),
+            (r"pierhead/usage/_report", self._report),
             (r"pierhead/locks/(\d\d|trial-[0-9a-f]+)", self._empty),
             (r"pierhead/tmp/[^/]*", self._anything),
         )
@@ -206,6 +212,34 @@ class _Tree:
     def _json(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and not isinstance(json.loads(path.read_bytes()), dict):
             self._lie(path, "it is no object")
+
+    def _scrub(self, path: Path, _found: re.Match[str]) -> None:
+        try:
+            told = json.loads(path.read_bytes())
+        except ValueError:
+            if not self._lost(path):
+                self._lie(path, "the record of the scrub is torn")
+            return
+        if not isinstance(told, dict):
+            self._lie(path, "it is no record of the scrub")
+
+    def _usage(self, path: Path, found: re.Match[str]) -> None:
+        fields = json.loads(path.read_bytes())
+        counted = path.parent / "_counted" / fields["counted"]
+        if not counted.is_file():
+            self._lie(path, "the list of what was counted is missing")
+        elif counted.stat().st_size != 16 * fields["blobs"]:
+            self._lie(counted, f"it has not the {fields['blobs']} blobs that were counted below {found['name']}")
+
+    def _counted(self, path: Path, _found: re.Match[str]) -> None:
+        numbers = array("Q", path.read_bytes())
+        blobs = numbers[: len(numbers) // 2].tolist()
+        if blobs != sorted(set(blobs)):
+            self._lie(path, "the blobs are not in order")
+
+    def _report(self, path: Path, _found: re.Match[str]) -> None:
+        if not self._lost(path) and set(json.loads(path.read_bytes())) != {"version", "began", "held"}:
+            self._lie(path, "it is no report")
 
     def _damaged(self, path: Path, _found: re.Match[str]) -> None:
         self._lie(path, "a blob has been found damaged")

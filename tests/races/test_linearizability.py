@@ -1,12 +1,17 @@
-"""A tag is a linearizable register, whatever worker a request reaches."""
+"""A tag is a linearizable register, whatever worker a request reaches.
+
+`PIERHEAD_TEST_CALLS` is how many calls are looked at: 8,000 unless it is set.
+"""
+
+import os
 
 import pytest
 
 from tests.conftest import Starter
 from tests.races.linearizability import Call, is_linearizable
-from tests.races.tag_histories import record
+from tests.races.tag_histories import CLIENTS, record
 
-CALLS = 20_800
+CALLS = int(os.environ.get("PIERHEAD_TEST_CALLS") or 8_000)
 
 
 def test_the_checker_takes_a_history_with_overlapping_calls() -> None:
@@ -37,13 +42,13 @@ def test_the_checker_refuses_what_no_register_can_have_answered(history: list[Ca
     assert not is_linearizable(history)
 
 
-@pytest.mark.timeout(300)
-def test_twenty_thousand_calls_by_sixteen_clients_on_two_workers_are_linearizable(start_pierhead: Starter) -> None:
+@pytest.mark.timeout(60 + CALLS / 50)
+def test_thousands_of_calls_by_sixteen_clients_on_two_workers_are_linearizable(start_pierhead: Starter) -> None:
     server = start_pierhead(workers=2)
 
     history = record(server.address, calls=CALLS)
 
-    assert sum(map(len, history.values())) >= 20_000
+    assert sum(map(len, history.values())) >= CALLS - CLIENTS
     assert [tag for tag, calls in history.items() if not is_linearizable(calls)] == []
 
 

@@ -10,12 +10,15 @@ from registry.catalog import Catalog
 from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores, Pushed
 from registry.names import Reference, RepositoryName, Tag
+from registry.quota_rules import Quota, QuotaRules
+from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
 from registry.tag_rules import ImmutableTags
 from registry.tags import Tags
 from registry.uploads import Body, UploadLimits, Uploads
+from registry.usage_sweeps import UsageSweep
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -27,6 +30,7 @@ from storage.removals import RemovalStore
 from storage.repositories import RepositoryStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
+from storage.usage import UsageStore
 from tests.registry.images import CONFIG, LAYER, encode
 from tests.stores import Clock, joined
 
@@ -52,6 +56,7 @@ class Services:
         opaque_types: Sequence[str] = (),
         immutable: Sequence[ImmutableTags] = (),
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        quotas: Mapping[str, int] | None = None,
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
@@ -62,12 +67,16 @@ class Services:
         self.upload_store = UploadStore(self.driver, clock=self.clock)
         referrers = ReferrerStore(self.driver)
         self.removals = RemovalStore(self.driver, clock=self.clock, new_id=lambda: f"removal-{next(_ids)}")
+        self.usage = UsageStore(self.driver, clock=self.clock, new_id=lambda: f"{next(_ids):x}")
+        self.rules = QuotaRules([Quota(repositories=name, bytes=size) for name, size in (quotas or {}).items()])
+        self.quotas = Quotas(self.rules, self.usage, monotonic=self.clock)
         self.uploads = Uploads(
             self.upload_store,
             self.blob_store,
             self.catalog_store,
             limits=limits,
             new_id=lambda: f"upload-{next(_ids)}",
+            quotas=None if quotas is None else self.quotas,
         )
         stores = ManifestStores(
             self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
@@ -78,6 +87,7 @@ class Services:
             sparse=sparse,
             delete=delete,
             immutability=Immutability(immutable),
+            quotas=None if quotas is None else self.quotas,
         )
         self.repositories = Repositories(
             stores,
@@ -93,6 +103,22 @@ class Services:
         self.tags = Tags(self.tag_store, self.removals, self.manifest_store, self.catalog_store)
         self.referrers = Referrers(referrers, self.manifest_store)
         self.catalog = Catalog(self.catalog_store)
+
+    def usage_sweep(self, *, recount_seconds: float = 3600, warn_percent: Sequence[int] = (80, 90)) -> UsageSweep:
+        """What the server does now and then about prefixes that have a quota."""
+        return UsageSweep(
+            self.driver,
+            self.usage,
+            self.catalog_store,
+            self.rules,
+            recount_seconds=recount_seconds,
+            warn_percent=warn_percent,
+            clock=self.clock,
+        )
+
+    async def used(self, prefix: str) -> int:
+        """How many bytes a prefix is known to hold."""
+        return (await self.usage.view(prefix)).used
 
     async def push_blob(self, content: bytes, *, repository: RepositoryName = REPOSITORY) -> Digest:
         """Push a blob in one request."""

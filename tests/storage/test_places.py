@@ -31,9 +31,15 @@ PLACES = [
     Place(f"{keys.manifest_removals(NAME, DIGEST)}a1", Kind.REMOVAL, NAME, "a1", DIGEST),
     Place(f"{keys.tag_removals(NAME, '_1.0')}a1", Kind.REMOVAL, NAME, "_1.0"),
     Place(f"{keys.entry_removals(NAME)}a1", Kind.REMOVAL, NAME),
+    Place(keys.usage_head(NAME), Kind.USAGE_HEAD, NAME),
+    Place(keys.usage_counted(NAME, "1-a"), Kind.USAGE_COUNTED, NAME, "1-a"),
+    Place(f"{keys.usage_additions(NAME)}1-2-3", Kind.USAGE_ADDED, NAME, "1-2-3"),
+    Place(keys.USAGE_REPORT, Kind.USAGE_REPORT),
     Place(keys.LAYOUT, Kind.LAYOUT),
     Place(keys.UNADOPTED, Kind.UNADOPTED),
     Place(keys.lease("sweep"), Kind.LEASE, name="sweep"),
+    Place(keys.SCRUB_SHARDS, Kind.SCRUB, name="shards"),
+    Place(keys.SCRUB_CURSOR, Kind.SCRUB, name="cursor"),
 ]
 
 
@@ -59,6 +65,8 @@ def test_what_a_key_was_made_of_is_read_from_it(place: Place) -> None:
         f"{keys.history(NAME, 'v1')}{1:016}.sha256-x.a1",
         f"{keys.history(NAME, 'v1')}{1:016}.gone",
         keys.pointer(keys.layer_link(NAME, DIGEST)),
+        f"{keys.USAGE}_head",
+        f"{keys.USAGE}team/other",
         "elsewhere",
     ],
 )
