@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -58,6 +58,10 @@ from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
+from registry.retention.plans import HistoryWindow, Planner
+from registry.retention.pulls import Pulls
+from registry.retention.runs import Record, Retention
+from registry.retention.verdicts import Rules
 from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
@@ -72,15 +76,20 @@ from storage.history import HistoryStore
 from storage.layout import check_layout, is_unadopted
 from storage.leases import LeaseStore
 from storage.manifests import ManifestStore
+from storage.pulls import PullStore
 from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
 from storage.removals import RemovalStore
 from storage.repositories import RepositoryStore
+from storage.retention import RetentionStore
 from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 from storage.usage import UsageStore
+
+RETAINED = "what the rules of retention drop"
+HISTORY = HistoryWindow(keep_seconds=30 * 86400.0, keep_last=10)
 
 log = structlog.get_logger(__name__)
 
@@ -119,11 +128,13 @@ class Registry:
         prefix: str,
         is_trusted: Callable[[str], bool],
         scrubber: Scrubber | None = None,
+        retention: Sequence[Janitor | Pulls] = (),
     ) -> None:
         self._driver = driver
         self._router = router
         self._janitor = janitor
         self._scrubber = scrubber
+        self._retention = retention
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -143,6 +154,8 @@ class Registry:
         self._janitor.start()
         if self._scrubber is not None:
             self._scrubber.start()
+        for each in self._retention:
+            each.start()
 
     async def prove(self) -> None:
         """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
@@ -168,6 +181,8 @@ class Registry:
         await self._janitor.close()
         if self._scrubber is not None:
             await self._scrubber.close()
+        for each in self._retention:
+            await each.close()
         if self._audit is not None:
             await self._audit.watch.close()
             await self._audit.trail.close()
@@ -261,6 +276,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         quotas=quotas,
     )
     manifests, repositories = _rules(settings, driver, stores, quotas)
+    pulls = _build_pulls(settings, driver)
     endpoints = Endpoints(
         ListingEndpoints(
             Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
@@ -274,7 +290,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ),
         UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(
-            manifests, auditor, manifest_bytes_max=limits.manifest_bytes_max, tags_max=limits.tag_parameters_max
+            manifests,
+            auditor,
+            manifest_bytes_max=limits.manifest_bytes_max,
+            tags_max=limits.tag_parameters_max,
+            pulls=pulls,
         ),
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
@@ -298,6 +318,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
     leases = LeaseStore(driver, new_id=_new_id)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
+    retention: list[Janitor | Pulls] = [] if pulls is None else [pulls]
+    if settings.retention.enabled:
+        keeping = _retaining(settings, driver, stores, manifests, history, auditor.event)
+        seconds = settings.retention.interval_seconds
+        retention.append(Janitor(leases, {RETAINED: keeping.sweep}, sweep_seconds=seconds, lease="retention"))
     return Registry(
         driver,
         Router(routes(endpoints)),
@@ -307,12 +332,21 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         prefix=settings.prefix,
         is_trusted=settings.trusts,
         scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
+        retention=retention,
     )
 
 
 def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
     """Make what deletes on the store itself, for the command line."""
     return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
+
+
+def retaining(settings: Settings, driver: Driver, record: Record) -> Retention:
+    """Make what carries the rules of retention out, for the command line."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    manifests, _repositories = _rules(settings, driver, stores)
+    return _retaining(settings, driver, stores, manifests, history, record)
 
 
 def check_files(settings: Settings) -> None:
@@ -381,6 +415,46 @@ def _rules(
         delete=settings.delete,
     )
     return manifests, repositories
+
+
+def _retaining(  # noqa: PLR0917  # all of it is needed
+    settings: Settings,
+    driver: Driver,
+    stores: ManifestStores,
+    manifests: Manifests,
+    history: HistoryStore,
+    record: Record,
+) -> Retention:
+    rules, pulls = settings.retention.rules, PullStore(driver, new_id=_new_id)
+    planner = Planner(
+        driver,
+        stores,
+        history,
+        pulls,
+        rules=Rules(rules),
+        immutability=Immutability(settings.immutable),
+        window=HISTORY,
+        slack_seconds=settings.retention.pull_flush_seconds,
+    )
+    return Retention(
+        planner,
+        stores,
+        manifests,
+        history=history,
+        pulls=pulls,
+        states=RetentionStore(driver),
+        rules=rules,
+        window=HISTORY,
+        delay_seconds=settings.retention.delay_seconds,
+        record=record,
+    )
+
+
+def _build_pulls(settings: Settings, driver: Driver) -> Pulls | None:
+    rules = Rules(settings.retention.rules)
+    if not rules.counts_any_pulls:
+        return None
+    return Pulls(PullStore(driver, new_id=_new_id), rules, flush_seconds=settings.retention.pull_flush_seconds)
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:

@@ -14,6 +14,7 @@ from registry.auth.identities import Action
 from registry.errors import Denied, ManifestUnknown, TooManyTags
 from registry.manifests import Changes, Manifests
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
+from registry.retention.pulls import Pulls
 from storage.digest import Digest
 from storage.timelines import Cause, Why
 
@@ -25,7 +26,16 @@ MEDIA_TYPE_CHARACTERS_MAX = 255
 class ManifestEndpoints:
     """GET, HEAD, PUT and DELETE of `/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, manifests: Manifests, auditor: Auditor, *, manifest_bytes_max: int, tags_max: int) -> None:
+    def __init__(
+        self,
+        manifests: Manifests,
+        auditor: Auditor,
+        *,
+        manifest_bytes_max: int,
+        tags_max: int,
+        pulls: Pulls | None = None,
+    ) -> None:
+        self._pulls = pulls
         self._manifests = manifests
         self._auditor = auditor
         self._bodies = WholeBodies(bytes_max=manifest_bytes_max)
@@ -35,6 +45,8 @@ class ManifestEndpoints:
         """end-3, GET and HEAD: the bytes as they were pushed, under the type that they were pushed with."""
         reference = _existing(request.tail)
         manifest = await self._manifests.get(request.repository, reference)
+        if self._pulls is not None and request.method == "GET":  # clients that only look send HEAD
+            self._pulls.note(request.repository, str(reference))
         digest = str(manifest.digest).encode("ascii")
         headers = [
             header(b"content-type", manifest.media_type),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -78,7 +78,7 @@ class Retention:
         history: HistoryStore,
         pulls: PullStore,
         states: RetentionStore,
-        rules: list[RetentionRule],
+        rules: Sequence[RetentionRule],
         window: HistoryWindow,
         delay_seconds: float,
         record: Record,
@@ -100,6 +100,11 @@ class Retention:
         self._fingerprint = fingerprint([rule.model_dump() for rule in rules])
         counting = [rule.repositories for rule in rules if rule.keep_pulled_within is not None]
         self._counting = fingerprint(counting) if counting else ""
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether there is anything to carry out."""
+        return bool(self._rules.rules)
 
     async def state(self) -> RetentionState:
         """What is known of the last run, under the rules as they are now: nothing is written."""

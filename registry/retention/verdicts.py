@@ -121,6 +121,11 @@ class Rules:
         rules = (rule for rule in self.rules if rule.covers_repository(repository))
         return next((rule for rule in rules if rule.rule.untagged_after is not None), None)
 
+    @property
+    def counts_any_pulls(self) -> bool:
+        """Whether it matters anywhere when tags were pulled."""
+        return any(rule.rule.keep_pulled_within is not None for rule in self.rules)
+
     def counts_pulls(self, repository: str) -> bool:
         """Whether it matters when the tags of a repository were pulled."""
         return any(
