@@ -26,6 +26,7 @@ from registry.api.responses import Response
 from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
+from registry.api.usage import UsageEndpoints
 from registry.asgi import AnswerBroken, CannotStart
 from registry.audit.chain import KeyInvalid, load_key
 from registry.audit.events import EventKind
@@ -50,7 +51,8 @@ from registry.config import Auth, Settings
 from registry.errors import NotThere
 from registry.histories import Histories
 from registry.immutability import Immutability
-from registry.janitor import Janitor
+from registry.imports import HistoryUpkeep, Imports
+from registry.janitor import Janitor, seldom
 from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
 from registry.quota_rules import QuotaRules
@@ -67,6 +69,7 @@ from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
 from registry.usage_sweeps import UsageSweep
+from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -89,7 +92,8 @@ from storage.uploads import UploadStore
 from storage.usage import UsageStore
 
 RETAINED = "what the rules of retention drop"
-HISTORY = HistoryWindow(keep_seconds=30 * 86400.0, keep_last=10)
+HISTORY_SWEEPS = 12
+"""In so many sweeps the records of all histories are listed once: an hour, by default."""
 
 log = structlog.get_logger(__name__)
 
@@ -259,8 +263,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         raise CannotStart(str(error)) from error
     history = HistoryStore(driver, time.time, _new_id)
     stores = _stores(driver, history)
-    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
-    quotas = Quotas(rules, usage_store) if rules else None
+    quotas, usage_sweep = _build_quotas(settings, driver, stores.catalog)
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         stores.blobs,
@@ -298,18 +301,12 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         ),
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
+        UsageEndpoints(quotas),
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
-    if rules:
+    if usage_sweep is not None:
         # Ahead of that of the removals, by which it is told what was removed.
-        sweeps["usage of prefixes without a quota"] = UsageSweep(
-            driver,
-            usage_store,
-            stores.catalog,
-            rules,
-            recount_seconds=settings.usage.recount_seconds,
-            warn_percent=settings.usage.warn_percent,
-        ).sweep
+        sweeps["usage of prefixes without a quota"] = usage_sweep.sweep
     sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
@@ -317,6 +314,15 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
     leases = LeaseStore(driver, new_id=_new_id)
+    upkeep = HistoryUpkeep(
+        Imports(driver, history),
+        history,
+        clock=time.time,
+        keep_seconds=settings.history.keep_seconds,
+        last=settings.history.keep_last,
+    )
+    rest_seconds = HISTORY_SWEEPS * limits.sweep_seconds
+    sweeps["records of histories"] = partial(seldom, leases, "history", upkeep.run, rest_seconds=rest_seconds)
     janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
     retention: list[Janitor | Pulls] = [] if pulls is None else [pulls]
     if settings.retention.enabled:
@@ -347,6 +353,14 @@ def retaining(settings: Settings, driver: Driver, record: Record) -> Retention:
     stores = _stores(driver, history)
     manifests, _repositories = _rules(settings, driver, stores)
     return _retaining(settings, driver, stores, manifests, history, record)
+
+
+def histories_of(settings: Settings, driver: Driver) -> tuple[TagStore, Histories]:
+    """Connect the tags and their histories of a store, for a command line that works on it."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    manifests, _repositories = _rules(settings, driver, stores)
+    return stores.tags, Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once)
 
 
 def check_files(settings: Settings) -> None:
@@ -383,9 +397,10 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
 
 
 def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
+    arrivals = Arrivals(driver)
     return ManifestStores(
-        ManifestStore(driver),
-        BlobStore(driver),
+        ManifestStore(driver, arrivals=arrivals),
+        BlobStore(driver, arrivals=arrivals),
         TagStore(driver, history),
         ReferrerStore(driver),
         CatalogStore(driver),
@@ -426,6 +441,7 @@ def _retaining(  # noqa: PLR0917  # all of it is needed
     record: Record,
 ) -> Retention:
     rules, pulls = settings.retention.rules, PullStore(driver, new_id=_new_id)
+    window = HistoryWindow(settings.history.keep_seconds, settings.history.keep_last)
     planner = Planner(
         driver,
         stores,
@@ -433,7 +449,7 @@ def _retaining(  # noqa: PLR0917  # all of it is needed
         pulls,
         rules=Rules(rules),
         immutability=Immutability(settings.immutable),
-        window=HISTORY,
+        window=window,
         slack_seconds=settings.retention.pull_flush_seconds,
     )
     return Retention(
@@ -444,9 +460,10 @@ def _retaining(  # noqa: PLR0917  # all of it is needed
         pulls=pulls,
         states=RetentionStore(driver),
         rules=rules,
-        window=HISTORY,
+        window=window,
         delay_seconds=settings.retention.delay_seconds,
         record=record,
+        new_id=_new_id,
     )
 
 
@@ -455,6 +472,23 @@ def _build_pulls(settings: Settings, driver: Driver) -> Pulls | None:
     if not rules.counts_any_pulls:
         return None
     return Pulls(PullStore(driver, new_id=_new_id), rules, flush_seconds=settings.retention.pull_flush_seconds)
+
+
+def _build_quotas(
+    settings: Settings, driver: Driver, catalog: CatalogStore
+) -> tuple[Quotas, UsageSweep] | tuple[None, None]:
+    rules, store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    if not rules:
+        return None, None
+    sweep = UsageSweep(
+        driver,
+        store,
+        catalog,
+        rules,
+        recount_seconds=settings.usage.recount_seconds,
+        warn_percent=settings.usage.warn_percent,
+    )
+    return Quotas(rules, store), sweep
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:

@@ -7,13 +7,13 @@ two sees the other.
 import asyncio
 import graphlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Protocol
 
-from registry.names import RepositoryName
 from storage.digest import Digest
 from storage.manifests import ManifestStore
-from storage.removals import Removal, RemovalStore
+from storage.removals import Removal
 from storage.together import together
 
 PAGE = 1000
@@ -41,18 +41,16 @@ class Kind(Protocol):
 
 
 class Batches:
-    """Takes what nobody needs."""
+    """Takes what nobody needs. `announced` announces a batch, until the end of its `with` block."""
 
     def __init__(
         self,
-        removals: RemovalStore,
-        repository: RepositoryName,
+        announced: Callable[[], AbstractAsyncContextManager[Removal]],
         *,
         calls_at_once: int,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._removals = removals
-        self._repository = repository
+        self._announced = announced
         self._calls_at_once = calls_at_once
         self._pause = pause
 
@@ -60,7 +58,7 @@ class Batches:
         """Take those of the doomed that nobody needs. Raises StorageUnavailable."""
         left = list(doomed)
         while left:
-            async with self._removals.of_repository(self._repository) as removal:
+            async with self._announced() as removal:
                 left = await self._take_batch(removal, left, kind)
             if left:
                 await self._pause(PAUSE_SECONDS)

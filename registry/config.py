@@ -441,6 +441,26 @@ class S3(BaseModel):
         return networks
 
 
+class History(BaseModel):
+    """Histories of tags: how far back they go, and with them what tags can go back to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    keep_seconds: Seconds = Field(
+        30 * 86400.0, ge=0, description="How long what a tag pointed at is kept after the tag has changed."
+    )
+    keep_last: Count = Field(
+        10,
+        ge=0,
+        le=10_000,
+        description="How many of a tag's last states are kept in any case, besides the present one.",
+    )
+    references: bool = Field(
+        default=True,
+        description="Whether prod.-1 and prod.at-20261101T1200Z are earlier states of the tag prod, to be pulled only.",
+    )
+
+
 class Settings(BaseModel):
     """Everything that can be configured."""
 
@@ -481,6 +501,7 @@ class Settings(BaseModel):
     limits: Limits = Field(default_factory=lambda: Limits(), description="See below.")  # noqa: PLW0108  # mypy
     tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
     audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
+    history: History = Field(default_factory=lambda: History(), description="See below.")  # noqa: PLW0108  # mypy
     scrub: Scrub = Field(default_factory=lambda: Scrub(), description="See below.")  # noqa: PLW0108  # mypy
     quota: Annotated[tuple[Quota, ...], BeforeValidator(_tables)] = Field(
         (), description="How many bytes the repositories of a prefix may hold together, see limit-what-teams-store.md."

@@ -62,6 +62,18 @@ class Janitor:
             await _sweep(what, sweep)
 
 
+async def seldom(leases: LeaseStore, lease: str, sweep: Callable[[], Awaitable[int]], *, rest_seconds: float) -> int:
+    """Sweep, unless that was done less than `rest_seconds` ago, here or elsewhere; returns what the sweep returns."""
+    dropped = 0
+
+    async def work() -> None:
+        nonlocal dropped
+        dropped = await sweep()
+
+    await leases.run(lease, work, rest_seconds=rest_seconds)
+    return dropped
+
+
 async def _sweep(what: str, sweep: Callable[[], Awaitable[int]]) -> None:
     try:
         dropped = await sweep()

@@ -104,9 +104,8 @@ class Repositories:
             await self._refuse_immutable(repository)
         await self._take_tags(repository, deleted, cause, force=force)
         contents = _Contents(self._stores, self._manifests, self._contents, repository, deleted=deleted, cause=cause)
-        batches = Batches(
-            self._stores.removals, repository, calls_at_once=self._stores.calls_at_once, pause=self._pause
-        )
+        announced = partial(self._stores.removals.of_repository, repository)
+        batches = Batches(announced, calls_at_once=self._stores.calls_at_once, pause=self._pause)
         for level in await contents.levels():
             await batches.take(level, _Manifests(contents))
         await self._take_uploads(repository, deleted)
@@ -265,7 +264,7 @@ class _Manifests:
         return canonical
 
     async def restore(self, digest: Digest, canonical: Digest) -> None:
-        await self._of.stores.manifests.link(self._of.repository, digest, canonical=canonical)
+        await self._of.stores.manifests.link(self._of.repository, digest, canonical=canonical, body=None)
         self._of.deleted.manifests -= 1
 
 

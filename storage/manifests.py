@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from storage import keys
+from storage.arrivals import MANIFESTS, Arrivals
 from storage.digest import SHA256, Digest
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, StorageUnavailable, VersionMismatch
@@ -35,8 +36,9 @@ class StoredManifest:
 class ManifestStore:
     """Every revision link in it was written after the bytes that it leads to were durable."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, arrivals: Arrivals | None = None) -> None:
         self._driver = driver
+        self._arrivals = arrivals or Arrivals(driver)
 
     async def put_bytes(self, body: bytes) -> Digest:
         """Store the bytes, still invisible, and return the sha256 digest that they lie under."""
@@ -59,8 +61,26 @@ class ManifestStore:
         else:
             await self._driver.put(key, media_type.encode())
 
-    async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> bool:
-        """Make the manifest visible; tells whether it was not before."""
+    async def link(self, repository: str, digest: Digest, *, canonical: Digest, body: bytes | None) -> bool:
+        """Make the manifest visible, whose bytes are stored already; tells whether it was not before.
+
+        Raises NotFound if a collection has deleted the bytes meanwhile, and they are not given.
+        """
+        is_new = await self._link(repository, digest, canonical)
+        if await self.keep(canonical):
+            try:
+                await self._driver.stat(keys.blob(canonical))
+            except NotFound:
+                if body is None:
+                    raise
+                await self._driver.put(keys.blob(canonical), body)  # no collection takes them from now on
+        return is_new
+
+    async def keep(self, canonical: Digest) -> bool:
+        """Say that a manifest is relied on; tells whether a garbage collection is under way."""
+        return await self._arrivals.tell(canonical, MANIFESTS) is not None
+
+    async def _link(self, repository: str, digest: Digest, canonical: Digest) -> bool:
         key = keys.revision_link(repository, digest)
         for _attempt in range(LINK_ATTEMPTS_MAX):
             with contextlib.suppress(AlreadyExists):

@@ -137,6 +137,11 @@ class UsageStore:
                 return UsageView(head, version, NO_BLOBS, additions, is_whole=False)
         raise AssertionError("unreachable")
 
+    async def view_of_head(self, prefix: str) -> UsageView:
+        """Look at the last count of a prefix alone, neither at its list nor at what was added since."""
+        head, version = await self._head(prefix)
+        return UsageView(head, version, NO_BLOBS, ())
+
     async def put(self, prefix: str, view: UsageView, head: UsageHead, blobs: CountedBlobs | None) -> bool:
         """Replace the count that `view` saw, and its list if `blobs` is given; tells whether nobody else did before.
 
@@ -181,6 +186,11 @@ class UsageStore:
     async def forget(self, place: Place) -> None:
         """Drop something that `places` has told."""
         await self._driver.delete(place.key)
+
+    async def forget_count(self, prefix: str, head: UsageHead) -> None:
+        """Drop a count of nothing: whoever links to something meanwhile has left an addition, which stays."""
+        await self._driver.delete(keys.usage_head(prefix))
+        await self._driver.delete(keys.usage_counted(prefix, head.counted))
 
     async def put_report(self, text: bytes) -> None:
         """Store the report of a count of everything."""

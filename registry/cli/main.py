@@ -16,6 +16,7 @@ from registry.cli.robots import app as tokens
 from registry.cli.scrub import app as scrub
 from registry.cli.serve import serve
 from registry.cli.storage import app as storage
+from registry.cli.tags import app as tags
 from registry.cli.tls import app as tls
 from registry.cli.usage import usage
 from registry.cli.users import app as users
@@ -56,6 +57,7 @@ app.add_typer(retention, name="retention")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")
+app.add_typer(tags, name="tags")
 app.add_typer(scrub, name="scrub")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
@@ -82,6 +83,7 @@ class Retention:
         window: HistoryWindow,
         delay_seconds: float,
         record: Record,
+        new_id: Callable[[], str],
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -95,6 +97,7 @@ class Retention:
         self._window = window
         self._delay_seconds = delay_seconds
         self._record = record
+        self._new_id = new_id
         self._clock = clock
         self._pause = pause
         self._fingerprint = fingerprint([rule.model_dump() for rule in rules])
@@ -197,9 +200,8 @@ class Retention:
         needs = Needs(self._stores, self._history, plan.repository, self._window)
         await needs.graph.read(doomed)
         taking = _Untagged(self._stores, self._manifests, needs, plan, self._clock)
-        batches = Batches(
-            self._stores.removals, plan.repository, calls_at_once=self._stores.calls_at_once, pause=self._pause
-        )
+        announced = partial(self._stores.removals.of_collection, plan.repository, self._new_id())
+        batches = Batches(announced, calls_at_once=self._stores.calls_at_once, pause=self._pause)
         nodes = needs.graph.nodes
         for level in parents_first({digest: nodes[digest].references for digest in doomed if digest in nodes}):
             await batches.take(level, taking)
@@ -232,10 +234,15 @@ class _Untagged:
 
     async def needed(self, doomed: Collection[Digest], removal: Removal) -> set[Digest]:  # noqa: ARG002  # the whole plan
         """What tags and the history need by now, and what was not in the plan: it has come since."""
+        removals = self._stores.removals
+        before = await removals.of_manifests(self._repository)
         present = set(await all_manifests(self._stores.manifests, self._repository, removal))
-        _tagged, needed, problem = await self._needs.look(present, self._clock(), removal)
-        new = present - self._doomed
-        return present if problem else needed | self._needs.graph.needed(new, present)
+        tagged, needed, problem = await self._needs.look(present, self._clock(), removal)
+        # A tag that leads nowhere is just being put right, and a deletion may take tags away and put them back.
+        is_clear = not problem and tagged <= present and not any(before.values())
+        if not is_clear or await removals.of_manifests(self._repository) != before:
+            return present
+        return needed | self._needs.graph.needed(present - self._doomed, present)
 
     async def take(self, digest: Digest) -> Digest | None:
         try:
@@ -243,11 +250,11 @@ class _Untagged:
         except NotFound:
             return None
         changes = Changes()
-        await self._manifests.take(self._repository, digest, changes=changes, cause=CAUSE)
+        await self._manifests.take(self._repository, digest, changes=changes)
         if changes.deleted is not None:
             self.taken.add(digest)
         return canonical
 
     async def restore(self, digest: Digest, canonical: Digest) -> None:
-        await self._stores.manifests.link(self._repository, digest, canonical=canonical)
+        await self._stores.manifests.link(self._repository, digest, canonical=canonical, body=None)
         self.taken.discard(digest)

@@ -57,6 +57,7 @@ class _Tree:
             (rf"{REPOSITORY}/_uploads/(?P<upload>[0-9a-f]{{32}})/data", self._anything),
             (rf"{REPOSITORY}/_uploads/(?P<upload>[0-9a-f]{{32}})/startedat", self._started),
             (r"pierhead/layout", self._layout),
+            (r"pierhead/imported", self._empty),
             (r"pierhead/uploads/(?P<upload>[0-9a-f]{32})", self._record),
             (rf"pierhead/catalog/{NAME}!", self._empty),
             (rf"{OURS}/_types/{DIGEST}", self._type),

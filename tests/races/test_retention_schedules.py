@@ -10,8 +10,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog
+import structlog.testing
 
 from registry.names import Tag
+from registry.retention import runs
 from registry.retention.runs import _Untagged
 from storage import keys
 from storage.digest import Digest
@@ -119,13 +122,14 @@ async def nothing(_untagged: _Untagged, *_: object) -> set[Digest]:
     return set()
 
 
-def never(_recent: Recent, _folder: str) -> bool:
-    return False
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "log", structlog.wrap_logger(structlog.testing.ReturnLogger()))
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "instead"),
-    [(_Untagged, "needed", nothing), (Recent, "_touches", never)],
+    [(_Untagged, "needed", nothing), (Recent, "may_be_collected", property(lambda _recent: False))],
     ids=["retention does not look again", "pushes do not look"],
 )
 def test_the_scheduler_finds_the_loss_if_one_side_does_not_look(

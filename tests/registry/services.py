@@ -19,6 +19,7 @@ from registry.tag_rules import ImmutableTags
 from registry.tags import Tags
 from registry.uploads import Body, UploadLimits, Uploads
 from registry.usage_sweeps import UsageSweep
+from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -60,9 +61,11 @@ class Services:
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
-        self.blob_store = BlobStore(self.driver, clock=self.clock)
+        self.arrivals = Arrivals(self.driver, clock=self.clock, monotonic=self.clock)
+        self.blob_store = BlobStore(self.driver, clock=self.clock, arrivals=self.arrivals)
+        self.manifest_store = ManifestStore(self.driver, arrivals=self.arrivals)
         self.history = HistoryStore(self.driver, self.clock, lambda: f"{next(_ids):032x}")
-        self.manifest_store, self.tag_store = ManifestStore(self.driver), TagStore(self.driver, self.history)
+        self.tag_store = TagStore(self.driver, self.history)
         self.catalog_store = CatalogStore(self.driver, clock=self.clock)
         self.upload_store = UploadStore(self.driver, clock=self.clock)
         referrers = ReferrerStore(self.driver)

@@ -210,6 +210,68 @@ async def test_a_prefix_rests_after_a_count_that_took_long(
     assert (await services.usage.view("team")).head.began == began + 1201  # type: ignore[union-attr]
 
 
+async def test_what_is_removed_while_a_prefix_rests_is_free_when_it_has_rested(
+    services: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await services.push_blob(b"some bytes")
+    await services.push_blob(b"others")
+    clock.now += SETTLED_SECONDS + 1
+    sweep = services.usage_sweep(recount_seconds=1e9)
+    linked = sweep._linked
+
+    async def slowly(*arguments: object) -> object:
+        clock.now += 60
+        return await linked(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sweep, "_linked", slowly)
+    began = clock.now
+    await sweep.sweep()
+    await services.blobs.delete(REPOSITORY, digest)
+    await sweep.sweep()
+    clock.now = began + 1100
+    await services.removals.expire(services.tag_store.forget_if_gone)
+    assert await keys_below(services.driver, keys.REMOVALS) == []
+    await sweep.sweep()
+    assert await services.used("team") == len(b"some bytesothers")
+    clock.now = began + 1201
+
+    await sweep.sweep()
+
+    assert await services.used("team") == len(b"others")
+
+
+async def test_a_deleted_repository_is_free_and_what_was_known_of_its_prefix_goes(
+    services: Services, clock: Clock
+) -> None:
+    await services.push(image())
+    clock.now += SETTLED_SECONDS + 1
+    sweep = services.usage_sweep(recount_seconds=1e9)
+    await sweep.sweep()
+    clock.now += 10
+
+    await services.repositories.delete(REPOSITORY)
+    await sweep.sweep()
+
+    assert await services.used("team") == 0
+    assert await keys_below(services.driver, keys.USAGE) == []
+
+
+async def test_a_prefix_that_is_at_rest_is_looked_at_once_a_sweep(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await services.push(image())
+    await services.usage_sweep().sweep()
+    for key in await keys_below(services.driver, keys.usage_additions("team")):
+        await services.driver.delete(key)
+    sweep = services.usage_sweep()
+
+    async def view(_prefix: str) -> None:
+        raise AssertionError("more than its head was looked at")
+
+    monkeypatch.setattr(services.usage, "view", view)
+    await sweep.sweep()
+
+
 async def test_what_is_stored_of_a_prefix_goes_with_its_quota(services: Services) -> None:
     await services.push(image())
     await services.usage_sweep().sweep()

@@ -62,6 +62,7 @@ class Keeping:
             window=window,
             delay_seconds=delay_seconds,
             record=self._record,
+            new_id=lambda: f"{next(_ids):032x}",
             clock=services.clock,
             pause=services.pause,
         )

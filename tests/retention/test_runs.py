@@ -265,11 +265,11 @@ async def test_what_the_history_keeps_can_still_be_rolled_back_to(services: Serv
     ).retention.run_now()
     assert await manifests(services) == before
     await Keeping(
-        services, rule(untagged_after=0), window=HistoryWindow(keep_seconds=DAY, keep_last=2)
+        services, rule(untagged_after=0), window=HistoryWindow(keep_seconds=DAY, keep_last=1)
     ).retention.run_now()
     assert len(await manifests(services)) == 2
     await Keeping(
-        services, rule(untagged_after=0), window=HistoryWindow(keep_seconds=DAY, keep_last=1)
+        services, rule(untagged_after=0), window=HistoryWindow(keep_seconds=DAY, keep_last=0)
     ).retention.run_now()
 
     assert await manifests(services) == {pushed["a"]}

@@ -40,6 +40,7 @@ PLACES = [
     Place(keys.USAGE_REPORT, Kind.USAGE_REPORT),
     Place(keys.LAYOUT, Kind.LAYOUT),
     Place(keys.UNADOPTED, Kind.UNADOPTED),
+    Place(keys.IMPORTED, Kind.IMPORTED),
     Place(keys.lease("sweep"), Kind.LEASE, name="sweep"),
     Place(keys.SCRUB_SHARDS, Kind.SCRUB, name="shards"),
     Place(keys.SCRUB_CURSOR, Kind.SCRUB, name="cursor"),
