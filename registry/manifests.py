@@ -321,6 +321,17 @@ class Manifests:
             before = await self._stores.tags.delete(repository, tag, allow=allow, cause=cause)
         changes.untagged.append((tag, before))
 
+    async def untag(
+        self, repository: RepositoryName, tag: Tag, *, only: Digest, force: bool = False, cause: Cause
+    ) -> None:
+        """Delete a tag while it points at that manifest. Raises ManifestUnknown; Denied as in `delete`."""
+        allow = None if force else self._immutability.on_delete(repository, tag)
+        try:
+            async with self._stores.removals.of_tag(repository, tag):
+                await self._stores.tags.delete(repository, tag, only=only, allow=allow, cause=cause)
+        except NotFound as error:
+            raise _unknown(error) from error
+
     async def _delete_manifest(
         self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause, *, force: bool
     ) -> None:
@@ -344,8 +355,14 @@ class Manifests:
             await self._untag(repository, digest, changes, cause)
             await self._take(repository, digest, subject, changes, cause)
 
-    async def take(self, repository: RepositoryName, digest: Digest, *, changes: Changes, cause: Cause) -> None:
-        """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine."""
+    async def take(
+        self, repository: RepositoryName, digest: Digest, *, changes: Changes, cause: Cause | None = None
+    ) -> None:
+        """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine.
+
+        With a `cause` it is a deletion, which takes tags that are set meanwhile; without, it is a collection, after
+        which a push puts the manifest back.
+        """
         subject: Digest | None = None
         with contextlib.suppress(NotFound):
             try:
@@ -356,13 +373,14 @@ class Manifests:
             await self._take(repository, digest, subject, changes, cause)
 
     async def _take(
-        self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes, cause: Cause
+        self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes, cause: Cause | None
     ) -> None:
         await self._stores.manifests.unlink(repository, digest)
         changes.deleted = digest
         if subject is not None:
             await self._unlist(repository, subject, digest)
-        await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
+        if cause is not None:
+            await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
 
     async def forget_referrer(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
         """Delete an entry among the referrers, unless its manifest is there."""

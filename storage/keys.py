@@ -26,6 +26,8 @@ REFRESH = f"{OURS}/refresh/"
 SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
 LEASES = f"{OURS}/leases/"
+RETENTION = f"{OURS}/retention"
+"""Since when the rules of retention hold, and what the last run has done."""
 POINTERS = f"{OURS}/pointers/"
 SCRUB_SHARDS = f"{OURS}/scrub/shards"
 """When the blobs of each first byte were read last, and what could not be read."""
@@ -77,7 +79,7 @@ def pointer(key: str) -> str:
 
 def repository_records(name: str) -> tuple[str, ...]:
     """What is known of a repository's past: nothing relies on it."""
-    return (histories(name),)
+    return (histories(name), pulls(name))
 
 
 def layers(name: str) -> str:
@@ -249,6 +251,16 @@ def entry_removals(name: str) -> str:
 def repository_removals(name: str) -> str:
     """Announcements that anything may be taken from a repository."""
     return f"{removals(name)}_repository/"
+
+
+def pulls(name: str) -> str:
+    """When tags and manifests of a repository were pulled."""
+    return f"{_ours(name)}/_pulls/"
+
+
+def pulls_record(name: str, record: str) -> str:
+    """What one process has counted for a while."""
+    return f"{pulls(name)}{record}"
 
 
 def collection_removals(name: str) -> str:

@@ -27,6 +27,8 @@ class Kind(Enum):
     MEDIA_TYPE = "media type"
     REFERRER = "referrer"
     HISTORY = "record of a tag's history"
+    PULLS = "record of pulls"
+    RETENTION = "state of retention"
     DAMAGED = "damaged marker"
     SOURCE = "blob source"
     REMOVAL = "removal, under way or of late"
@@ -110,6 +112,8 @@ def _in_ours(key: str) -> Place:
             return Place(key, Kind.LAYOUT)
         case [keys.OURS, "unadopted"]:
             return Place(key, Kind.UNADOPTED)
+        case [keys.OURS, "retention"]:
+            return Place(key, Kind.RETENTION)
         case [keys.OURS, "imported"]:
             return Place(key, Kind.IMPORTED)
         case [keys.OURS, "uploads", upload]:
@@ -204,6 +208,8 @@ def _in_our_repository(key: str, repository: str, tail: Sequence[str]) -> Place:
             except ValueError:
                 return _stray(key)
             return Place(key, Kind.REFERRER, repository, digest=digest, subject=subject)
+        case ["_pulls", record]:
+            return Place(key, Kind.PULLS, repository) if record else _stray(key)
         case ["_history", tag, record]:
             return _in_history(key, repository, tag, record)
     return _stray(key)

@@ -116,6 +116,7 @@ class Schedule:
     immutable: Sequence[ImmutableTags] = ()
     skew_seconds: float = 0.0
     ticks: Iterator[int] = field(default_factory=itertools.count)
+    steps_max: int = STEPS_MAX
 
     def worker(self) -> Services:
         """Return another worker on the store, whose waits are turns."""
@@ -134,7 +135,7 @@ class Schedule:
         """Run until everybody is done."""
         stickiness = self.chance.choice([0.03, 0.1, 0.25, 0.5])
         current: Actor | None = None
-        for _step in range(STEPS_MAX):
+        for _step in range(self.steps_max):
             self.between()
             going = [actor for actor in self.actors if not actor.done]
             if not going:

@@ -82,7 +82,8 @@ class Services:
             new_id=lambda: f"upload-{next(_ids)}",
             quotas=None if quotas is None else self.quotas,
         )
-        stores = ManifestStores(
+        self.pause = pause
+        self.stores = stores = ManifestStores(
             self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
         )
         self.manifests = Manifests(
