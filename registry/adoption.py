@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from registry.findings import Problem
+from registry.imports import Imports
 from registry.indexes import Indexes
 from registry.inspection import Examined
 from registry.names import RepositoryName
@@ -33,7 +34,7 @@ class Changes:
 
 
 class Adoption:
-    """Completes catalog, referrers and blob sources, and takes from them what is gone."""
+    """Completes catalog, histories of tags, referrers and blob sources, and takes from them what is gone."""
 
     def __init__(self, parts: Parts) -> None:
         self._driver = parts.driver
@@ -47,11 +48,15 @@ class Adoption:
         self._blobs = BlobStore(parts.driver)
         self._catalog = CatalogStore(parts.driver)
         self._referrers = ReferrerStore(parts.driver)
+        self._imports = Imports(parts.driver, parts.history)
+        self._are_imported = False
         self.changes = Changes()
 
     async def run(self) -> None:
         """Adopt the whole store. Raises StorageUnavailable if it can't be listed or written to."""
+        self._are_imported = await self._imports.are_done()
         await self._scan.repositories(self)
+        await self._imports.finish()
         self._tally.enter("indexes")
         async for place in walk(self._driver, keys.CATALOG):
             if place.kind is Kind.CATALOG:
@@ -70,10 +75,13 @@ class Adoption:
         await self._driver.delete(keys.UNADOPTED)
 
     async def repository(self, repository: RepositoryName) -> None:
-        """Enter it into the catalog."""
+        """Enter it into the catalog, and let the histories of its tags begin."""
         if not await self._catalog.has(repository):
             await self._catalog.add(repository)
             self.changes.added["catalog"] += 1
+        added = await self._imports.repository(repository, everything=not self._are_imported)
+        if added:
+            self.changes.added["history"] += added
 
     async def layer(self, repository: RepositoryName, digest: Digest) -> None:
         """Note where a mount without a source finds the blob."""

@@ -84,13 +84,14 @@ class Histories:
         self._calls_at_once = calls_at_once
 
     async def states(
-        self, repository: RepositoryName, tag: Tag, *, limit: int, after: int = -1
+        self, repository: RepositoryName, tag: Tag, *, limit: int, after: int = -1, write: bool = True
     ) -> tuple[list[State], bool]:
         """States whose number is greater than `after`, at most `limit`, the newest first; and whether there are more.
 
-        Raises ManifestUnknown if nothing is known of such a tag.
+        Without `write`, what was observed is told and not written down. Raises ManifestUnknown if nothing is known of
+        such a tag.
         """
-        changes = await self._history.entries(repository, tag, limit=after + limit + 2)
+        changes = await self._history.entries(repository, tag, limit=after + limit + 2, write=write)
         if not changes:
             raise ManifestUnknown("there is no such tag in this repository, and there never was")
         wanted = list(enumerate(changes))[after + 1 :][:limit]
@@ -192,6 +193,20 @@ class Histories:
             changes=changes,
             cause=cause,
         )
+
+
+def told(state: State) -> dict[str, object]:
+    """A state in JSON."""
+    change = state.change
+    return {
+        "number": state.number,
+        "digest": None if change.new is None else str(change.new),
+        "previous": None if change.old is None else str(change.old),
+        "time": datetime.fromtimestamp(change.seconds, UTC).isoformat(timespec="microseconds"),
+        "who": change.cause.who,
+        "why": change.cause.why.value,
+        "held": state.is_held,
+    }
 
 
 def _number(changes: list[Change], target: Target) -> int:

@@ -17,6 +17,7 @@ from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import NotFound, StorageUnavailable
+from storage.history import HistoryStore
 from storage.places import Kind, Place
 from storage.removals import RemovalStore
 from storage.walk import walk
@@ -61,6 +62,7 @@ class Parts:
     inspection: Inspection
     scan: "Scan"
     removals: RemovalStore
+    history: HistoryStore
     rechecks: Rechecks
     tally: Tally
     survey: Callable[[], AsyncIterator[Finding]]

@@ -50,14 +50,18 @@ class Mark:
     time: int
     new: Digest | None
 
+    @property
+    def folder(self) -> str:
+        """Where all records of the tag lie."""
+        return self.key.rpartition("/")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The newest changes of a tag in order, those that must have been made besides, and what it pointed at before."""
+    """The newest changes of a tag in order, and those among them that have no record."""
 
     changes: list[Change]
     observed: list[Change]
-    before: State
 
 
 class HistoryStore:
@@ -99,34 +103,31 @@ class HistoryStore:
         key = keys.history_record(repository, tag, time=time, new=new, record=self._new_id())
         await self._driver.put(key, _text(Change(time, old, new, cause)))
 
-    async def entries(self, repository: str, tag: str, *, limit: int = ENTRIES_MAX) -> list[Change]:
+    async def entries(self, repository: str, tag: str, *, limit: int = ENTRIES_MAX, write: bool = True) -> list[Change]:
         """The newest changes of a tag, the newest of all first; what has no record is added.
 
-        Raises StorageUnavailable.
+        Without `write` it is told, and not written down. Raises StorageUnavailable.
         """
         found = await self._look(repository, tag, limit)
-        for _look in range(LOOKS - 1):
+        for _look in range(LOOKS - 1 if write else 0):
             if not found.observed:
                 break
             await self._pause(PAUSE_SECONDS)
             found = await self._look(repository, tag, limit)
-        for change in found.observed:
+        for change in found.observed if write else ():
             # Who may only read is told as well.
             with contextlib.suppress(StorageUnavailable):
                 await self._write(repository, tag, change)
-        changes = found.changes
-        if found.observed:
-            changes = in_order(sorted([*changes, *found.observed], key=lambda each: each.time), before=found.before)
-        return changes[: -limit - 1 : -1]
+        return found.changes[: -limit - 1 : -1]
 
     async def kept(self, repository: str, *, since: float, last: int) -> dict[str, list[Digest]]:
         """By tag the digests that its history keeps, the newest first: of a whole repository, by listing alone.
 
-        They are those that the tag pointed at at `since`, in seconds since the epoch, or later; and in any case those
-        of its last `last` states.
+        They are those of the states that were current at `since`, in seconds since the epoch, or later; and in any case
+        of the newest state, and of the last `last` states before that.
         """
         found: dict[str, list[Digest]] = {}
-        async for marks in self._tags(repository):
+        async for marks in self._tags(keys.histories(repository)):
             digests = [mark.new for mark in window(marks, since=since, last=last) if mark.new is not None]
             if digests:
                 found[marks[0].tag] = list(dict.fromkeys(digests))
@@ -134,8 +135,15 @@ class HistoryStore:
 
     async def prune(self, repository: str, *, since: float, last: int) -> int:
         """Delete the records that keep nothing, see `kept`; returns how many. The newest of a tag always stays."""
+        return await self._prune(keys.histories(repository), since=since, last=last)
+
+    async def prune_all(self, *, since: float, last: int) -> int:
+        """Do so in all repositories."""
+        return await self._prune(keys.OUR_REPOSITORIES, since=since, last=last)
+
+    async def _prune(self, prefix: str, *, since: float, last: int) -> int:
         dropped = 0
-        async for marks in self._tags(repository):
+        async for marks in self._tags(prefix):
             wanted = {mark.key for mark in window(marks, since=since, last=last)}
             for mark in marks:
                 if mark.key not in wanted:
@@ -148,15 +156,19 @@ class HistoryStore:
         found = [mark async for mark in self._marks(keys.history(repository, tag))]
         return sorted(found, key=lambda mark: (mark.time, mark.key))
 
+    async def all_marks(self, repository: str) -> dict[str, list[Mark]]:
+        """By tag what the keys of its records tell, by time: of a whole repository, by listing alone."""
+        return {marks[0].tag: marks async for marks in self._tags(keys.histories(repository))}
+
     async def tags(self, repository: str) -> list[str]:
         """Every tag that has a history, in byte order, whether it is there or was deleted."""
-        return sorted([marks[0].tag async for marks in self._tags(repository)])
+        return sorted([marks[0].tag async for marks in self._tags(keys.histories(repository))])
 
-    async def _tags(self, repository: str) -> AsyncIterator[list[Mark]]:
+    async def _tags(self, prefix: str) -> AsyncIterator[list[Mark]]:
         """The records of each tag, by time."""
         tag: list[Mark] = []
-        async for mark in self._marks(keys.histories(repository)):
-            if tag and tag[0].tag != mark.tag:
+        async for mark in self._marks(prefix):
+            if tag and tag[0].folder != mark.folder:
                 yield sorted(tag, key=lambda mark: (mark.time, mark.key))
                 tag = []
             tag.append(mark)
@@ -180,8 +192,9 @@ class HistoryStore:
     async def _look(self, repository: str, tag: str, limit: int) -> "_Look":
         changes, before = await self._read(repository, tag, limit + MARGIN)
         now, current = self.now(), await self._current(repository, tag)
-        ordered = in_order(changes, before=before)
-        return _Look(ordered, filled(ordered, before=before, current=current, now=now), before)
+        ordered = in_order(changes, before=before, current=current)
+        whole = filled(ordered, before=before, current=current, now=now)
+        return _Look(whole, [change for change in whole if change not in ordered])
 
     async def _change(self, mark: Mark) -> Change | None:
         try:
@@ -207,15 +220,15 @@ class HistoryStore:
 def window(marks: Sequence[Mark], *, since: float, last: int) -> list[Mark]:
     """Those of a tag's records, given by time, that keep what they lead to; the newest first, which always does.
 
-    A state is kept if the tag was in it at `since` or later, or if it is one of the last `last`.
+    A state is kept if the tag was in it at `since` or later, or if it is one of the last `last` before the newest.
     """
     kept, states, start = list[Mark](), 0, int(since * 1_000_000)
     for mark in reversed(marks):
         is_new = not kept or kept[-1].new != mark.new
         if kept and is_new and kept[-1].time <= start and states >= last:
             break
+        states += is_new and mark.new is not None and bool(kept)
         kept.append(mark)
-        states += is_new and mark.new is not None
     return kept
 
 

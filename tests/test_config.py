@@ -71,7 +71,10 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: p
         ("[limit]\nheader_seconds = 1", "limit: unknown section: did you mean [limits]?"),
         ("[log]\nlevel = 'info'", "log.level: unknown key: did you mean log_level?"),
         ("[upload]\nidle_seconds = 1", "upload.idle_seconds: unknown key: did you mean limits.upload_idle_seconds?"),
-        ("[http]", "http: unknown section: there are [auth], [limits], [tls], [audit], [scrub], [usage], [s3]"),
+        (
+            "[http]",
+            f"http: unknown section: there are {', '.join(f'[{section}]' for section in SECTIONS)}",
+        ),
         ("limits = 3", "limits: a section: write [limits] on a line of its own, and its keys below"),
     ],
 )

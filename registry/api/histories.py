@@ -1,7 +1,6 @@
 """Histories of tags over HTTP, below `/v2/<name>/_pierhead/tags/<tag>/`: an extension of the specification."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from registry.api.auditing import Auditor
 from registry.api.extensions import read_json
@@ -11,7 +10,7 @@ from registry.api.requests import Request
 from registry.api.responses import Header, Response, json_response
 from registry.audit.events import EventKind
 from registry.errors import BadRequest
-from registry.histories import Histories, State, Target, Way
+from registry.histories import Histories, Target, Way, told
 from registry.manifests import Changes
 from registry.names import Tag, parse_tag
 from registry.times import parse_time
@@ -73,20 +72,6 @@ class HistoryEndpoints:
                 await self._auditor.record(request, kind, reference=tag, old=before, new=changes.pushed)
         for tag, before in changes.untagged:
             await self._auditor.record(request, EventKind.TAG_DELETED, reference=tag, old=before)
-
-
-def told(state: State) -> dict[str, object]:
-    """A state in JSON."""
-    change = state.change
-    return {
-        "number": state.number,
-        "digest": None if change.new is None else str(change.new),
-        "previous": None if change.old is None else str(change.old),
-        "time": datetime.fromtimestamp(change.seconds, UTC).isoformat(timespec="microseconds"),
-        "who": change.cause.who,
-        "why": change.cause.why.value,
-        "held": state.is_held,
-    }
 
 
 def _answer(request: Request, tag: Tag, way: Way) -> Response:

@@ -13,7 +13,7 @@ from storage.layout import check_layout
 
 
 def adopt(data: Data = None, config: Config = None, *, as_json: Json = False, notes: Notes = False) -> None:
-    """Build the catalog, referrers and blob sources of a store that distribution has written to.
+    """Build catalog, referrers, histories of tags and blob sources of a store that distribution has written to.
 
     Serving and pushing may go on meanwhile; it may be stopped and run again at any time. Exit code: 0 clean, 1
     adopted, with warnings or errors to look at, 2 usage, 3 it could not.

@@ -36,6 +36,7 @@ from storage.blobs import BlobStore
 from storage.drivers import Driver
 from storage.errors import StorageError
 from storage.filesystem.survey import survey
+from storage.history import HistoryStore
 from storage.places import is_object
 from storage.removals import RemovalStore
 
@@ -144,11 +145,16 @@ def parts_on(
         driver,
         inspection,
         Scan(driver, inspection, rechecks, tally, clock=time.time),
-        RemovalStore(driver, clock=time.time, new_id=lambda: secrets.token_hex(16)),
+        RemovalStore(driver, clock=time.time, new_id=_new_id),
+        HistoryStore(driver, time.time, _new_id),
         rechecks,
         tally,
         look_at_files,
     )
+
+
+def _new_id() -> str:
+    return secrets.token_hex(16)
 
 
 def run(name: str, data: StorePlace, work: Callable[[], Coroutine[None, None, int]]) -> int:

@@ -39,7 +39,7 @@ def test_a_clean_store_is_0_and_what_was_added_is_told(image: Image) -> None:
     ended = subprocess.run(command("adopt", image.data), cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert ended.returncode == 0
-    assert "added: 3 sources, 1 catalog\n" in ended.stdout
+    assert "added: 3 sources, 1 catalog, 1 history\n" in ended.stdout
     assert "looked at: 1 repositories, 3 layer links, 1 manifests, 1 tags, 4 blobs\n" in ended.stdout
     assert ended.stdout.endswith("adopted: 0 errors, 0 warnings, 0 notes\n")
 

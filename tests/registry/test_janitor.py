@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from structlog.testing import capture_logs
 
-from registry.janitor import LEASE, Janitor
+from registry.janitor import LEASE, Janitor, seldom
 from storage.errors import StorageUnavailable
 from storage.leases import LeaseStore
 from storage.memory import MemoryDriver
@@ -122,3 +122,13 @@ def as_work(sweep: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]
         await sweep()
 
     return work
+
+
+async def test_what_is_swept_seldom_rests_in_all_processes() -> None:
+    driver, clock = MemoryDriver(), Clock()
+    workers = [leases(driver, clock) for _ in range(2)]
+    sweeps = Sweeps(3, 2, 9)
+
+    assert [await seldom(each, "rare", sweeps, rest_seconds=60) for each in workers] == [3, 0]
+    clock.now += 60
+    assert [await seldom(each, "rare", sweeps, rest_seconds=60) for each in workers] == [2, 0]

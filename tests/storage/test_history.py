@@ -265,9 +265,9 @@ def marks(*states: tuple[float, Digest | None]) -> list[Mark]:
         (19, 0, "321"),
         (10, 0, "321"),
         (0, 0, "3210"),
-        (100, 1, "3"),
-        (100, 2, "32"),
-        (100, 3, "321"),
+        (100, 1, "32"),
+        (100, 2, "321"),
+        (100, 3, "3210"),
         (100, 9, "3210"),
     ],
 )
@@ -295,7 +295,7 @@ async def test_what_is_kept_is_told_for_each_tag_of_the_repository_alone(histori
     await histories.tags.set(f"{REPOSITORY}/inside", "other", ONE, allow=None)
 
     assert await histories.store.kept(REPOSITORY, since=histories.clock.now, last=1) == {
-        "v1": [TWO],
+        "v1": [TWO, ONE],
         "v1-alpine": [TWO],
         "gone": [ONE],
     }
@@ -307,11 +307,11 @@ async def test_pruning_takes_what_keeps_nothing_and_leaves_the_newest(histories:
     for digest in (ONE, TWO, THREE, ONE, TWO):
         await histories.set(digest, after=10)
     await histories.set(ONE, tag="other")
-    before = await histories.store.kept(REPOSITORY, since=histories.clock.now, last=2)
+    before = await histories.store.kept(REPOSITORY, since=histories.clock.now, last=1)
 
-    assert await histories.store.prune(REPOSITORY, since=histories.clock.now, last=2) == 3
+    assert await histories.store.prune(REPOSITORY, since=histories.clock.now, last=1) == 3
 
-    assert await histories.store.kept(REPOSITORY, since=histories.clock.now, last=2) == before
+    assert await histories.store.kept(REPOSITORY, since=histories.clock.now, last=1) == before
     assert [each[1] for each in await histories.told()] == [TWO, ONE]
     assert await histories.store.prune(REPOSITORY, since=histories.clock.now, last=0) == 1
     assert await histories.told("other") == [(None, ONE, "user:alice", "push")]
