@@ -2,10 +2,11 @@
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Protocol
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -26,6 +27,7 @@ from registry.api.responses import Response
 from registry.api.routes import Endpoints, Router, Shape, Target, parse_path, routes
 from registry.api.tokens import TokenEndpoint
 from registry.api.uploads import UploadEndpoints
+from registry.api.usage import UsageEndpoints
 from registry.asgi import AnswerBroken, CannotStart
 from registry.audit.chain import KeyInvalid, load_key
 from registry.audit.events import EventKind
@@ -46,6 +48,10 @@ from registry.auth.token_service import TokenService
 from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
+from registry.collector import rules as collector_rules
+from registry.collector.background import Background
+from registry.collector.collection import Collection
+from registry.collector.rules import CollectorStores, Pace
 from registry.config import Auth, Settings
 from registry.earlier import EarlierStates
 from registry.errors import NotThere
@@ -60,13 +66,20 @@ from registry.quotas import Quotas
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
+from registry.retention.plans import HistoryWindow, Planner
+from registry.retention.pulls import Pulls
+from registry.retention.runs import Record, Retention
+from registry.retention.verdicts import Rules
+from registry.scan import Tally
 from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
 from registry.usage_sweeps import UsageSweep
+from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.collected import CollectedStore
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
@@ -74,16 +87,19 @@ from storage.history import HistoryStore
 from storage.layout import check_layout, is_unadopted
 from storage.leases import LeaseStore
 from storage.manifests import ManifestStore
+from storage.pulls import PullStore
 from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
 from storage.removals import RemovalStore
 from storage.repositories import RepositoryStore
+from storage.retention import RetentionStore
 from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
 from storage.tags import TagStore
 from storage.uploads import UploadStore
 from storage.usage import UsageStore
 
+RETAINED = "what the rules of retention drop"
 HISTORY_SWEEPS = 12
 """In so many sweeps the records of all histories are listed once: an hour, by default."""
 
@@ -110,6 +126,18 @@ class Gate:
     refresh_tokens: RefreshTokenStore
 
 
+class BackgroundWork(Protocol):
+    """What a serving process does beside answering requests."""
+
+    def start(self) -> None:
+        """Begin, in the running event loop."""
+        ...
+
+    async def close(self) -> None:
+        """Stop."""
+        ...
+
+
 class Registry:
     """One registry as an ASGI application. Two of them may live in one process."""
 
@@ -117,18 +145,16 @@ class Registry:
         self,
         driver: Driver,
         router: Router,
-        janitor: Janitor,
+        background: Sequence[BackgroundWork],
         gate: Gate | None,
         audit: AuditParts | None,
         *,
         prefix: str,
         is_trusted: Callable[[str], bool],
-        scrubber: Scrubber | None = None,
     ) -> None:
         self._driver = driver
         self._router = router
-        self._janitor = janitor
-        self._scrubber = scrubber
+        self._background = background
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -145,9 +171,8 @@ class Registry:
         if self._audit is not None:
             await self._audit.trail.start()
             await self._audit.watch.start()
-        self._janitor.start()
-        if self._scrubber is not None:
-            self._scrubber.start()
+        for each in self._background:
+            each.start()
 
     async def prove(self) -> None:
         """See that the store can be used, and tell what an operator should know: once, ahead of all workers.
@@ -170,9 +195,8 @@ class Registry:
 
     async def close(self) -> None:
         """End background work and let go of the store."""
-        await self._janitor.close()
-        if self._scrubber is not None:
-            await self._scrubber.close()
+        for each in self._background:
+            await each.close()
         if self._audit is not None:
             await self._audit.watch.close()
             await self._audit.trail.close()
@@ -249,8 +273,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         raise CannotStart(str(error)) from error
     history = HistoryStore(driver, time.time, _new_id)
     stores = _stores(driver, history)
-    rules, usage_store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
-    quotas = Quotas(rules, usage_store) if rules else None
+    quotas, usage_sweep = _build_quotas(settings, driver, stores.catalog)
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         stores.blobs,
@@ -266,6 +289,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         quotas=quotas,
     )
     manifests, repositories = _rules(settings, driver, stores, quotas)
+    pulls = _build_pulls(settings, driver)
     endpoints = Endpoints(
         ListingEndpoints(
             Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
@@ -284,21 +308,16 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             auditor,
             manifest_bytes_max=limits.manifest_bytes_max,
             tags_max=limits.tag_parameters_max,
+            pulls=pulls,
         ),
         HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
         RepositoryEndpoints(repositories, auditor),
+        UsageEndpoints(quotas),
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
-    if rules:
+    if usage_sweep is not None:
         # Ahead of that of the removals, by which it is told what was removed.
-        sweeps["usage of prefixes without a quota"] = UsageSweep(
-            driver,
-            usage_store,
-            stores.catalog,
-            rules,
-            recount_seconds=settings.usage.recount_seconds,
-            warn_percent=settings.usage.warn_percent,
-        ).sweep
+        sweeps["usage of prefixes without a quota"] = usage_sweep.sweep
     sweeps |= {
         "removals": manifests.expire_removals,
         "stray bytes": partial(driver.sweep, older_than_seconds=2 * limits.upload_lifetime_seconds),
@@ -315,22 +334,79 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     )
     rest_seconds = HISTORY_SWEEPS * limits.sweep_seconds
     sweeps["records of histories"] = partial(seldom, leases, "history", upkeep.run, rest_seconds=rest_seconds)
-    janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
+    background: list[BackgroundWork | None] = [
+        Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds),
+        _build_scrubber(settings, driver, stores.blobs, leases, auditor),
+        _build_collector(settings, driver, leases),
+        pulls,
+    ]
+    if settings.retention.enabled:
+        keeping = _retaining(settings, driver, stores, manifests, history, auditor.event)
+        seconds = settings.retention.interval_seconds
+        background.append(Janitor(leases, {RETAINED: keeping.sweep}, sweep_seconds=seconds, lease="retention"))
     return Registry(
         driver,
         Router(routes(endpoints)),
-        janitor,
+        [each for each in background if each is not None],
         gate,
         audit,
         prefix=settings.prefix,
         is_trusted=settings.trusts,
-        scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
     )
+
+
+def collector_of(
+    settings: Settings, driver: Driver, *, share: float, tally: Tally
+) -> tuple[CollectorStores, collector_rules.Rules]:
+    """Connect the garbage collection of a store, for the server and for a command line that works on it."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores, gc = _stores(driver, history), settings.gc
+
+    async def kept(repository: str) -> set[Digest]:
+        since = time.time() - settings.history.keep_seconds
+        found = await history.kept(repository, since=since, last=settings.history.keep_last)
+        return {digest for digests in found.values() for digest in digests}
+
+    return CollectorStores(
+        driver,
+        stores.manifests,
+        stores.tags,
+        stores.referrers,
+        stores.catalog,
+        UploadStore(driver, clock=time.time),
+        stores.removals,
+        CollectedStore(driver),
+        kept,
+        Pace(share),
+        tally,
+    ), collector_rules.Rules(gc.grace_seconds, gc.trash_seconds, gc.log_seconds, gc.brake_share)
+
+
+def collection_of(settings: Settings, driver: Driver, *, share: float, tally: Tally | None = None) -> Collection:
+    """Make a collection."""
+    stores, rules = collector_of(settings, driver, share=share, tally=tally or Tally())
+    return Collection(stores, rules, clock=time.time, new_id=_new_id)
+
+
+def _build_collector(settings: Settings, driver: Driver, leases: LeaseStore) -> Background | None:
+    gc = settings.gc
+    if not gc.enabled:
+        return None
+    make = partial(collection_of, settings, driver, share=gc.cpu_share)
+    return Background(leases, make, interval_seconds=gc.interval_seconds)
 
 
 def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
     """Make what deletes on the store itself, for the command line."""
     return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
+
+
+def retaining(settings: Settings, driver: Driver, record: Record) -> Retention:
+    """Make what carries the rules of retention out, for the command line."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores = _stores(driver, history)
+    manifests, _repositories = _rules(settings, driver, stores)
+    return _retaining(settings, driver, stores, manifests, history, record)
 
 
 def histories_of(settings: Settings, driver: Driver) -> tuple[TagStore, Histories]:
@@ -375,9 +451,10 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
 
 
 def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
+    arrivals = Arrivals(driver)
     return ManifestStores(
-        ManifestStore(driver),
-        BlobStore(driver),
+        ManifestStore(driver, arrivals=arrivals),
+        BlobStore(driver, arrivals=arrivals),
         TagStore(driver, history),
         ReferrerStore(driver),
         CatalogStore(driver),
@@ -407,6 +484,65 @@ def _rules(
         delete=settings.delete,
     )
     return manifests, repositories
+
+
+def _retaining(  # noqa: PLR0917  # all of it is needed
+    settings: Settings,
+    driver: Driver,
+    stores: ManifestStores,
+    manifests: Manifests,
+    history: HistoryStore,
+    record: Record,
+) -> Retention:
+    rules, pulls = settings.retention.rules, PullStore(driver, new_id=_new_id)
+    window = HistoryWindow(settings.history.keep_seconds, settings.history.keep_last)
+    planner = Planner(
+        driver,
+        stores,
+        history,
+        pulls,
+        rules=Rules(rules),
+        immutability=Immutability(settings.immutable),
+        window=window,
+        slack_seconds=settings.retention.pull_flush_seconds,
+    )
+    return Retention(
+        planner,
+        stores,
+        manifests,
+        history=history,
+        pulls=pulls,
+        states=RetentionStore(driver),
+        rules=rules,
+        window=window,
+        delay_seconds=settings.retention.delay_seconds,
+        record=record,
+        new_id=_new_id,
+    )
+
+
+def _build_pulls(settings: Settings, driver: Driver) -> Pulls | None:
+    rules = Rules(settings.retention.rules)
+    if not rules.counts_any_pulls:
+        return None
+    return Pulls(PullStore(driver, new_id=_new_id), rules, flush_seconds=settings.retention.pull_flush_seconds)
+
+
+def _build_quotas(
+    settings: Settings, driver: Driver, catalog: CatalogStore
+) -> tuple[Quotas, UsageSweep] | tuple[None, None]:
+    rules, store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
+    if not rules:
+        return None, None
+    sweep = UsageSweep(
+        driver,
+        store,
+        catalog,
+        rules,
+        recount_seconds=settings.usage.recount_seconds,
+        warn_percent=settings.usage.warn_percent,
+    )
+    return Quotas(rules, store), sweep
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:

@@ -14,7 +14,7 @@ from registry.media_types import MANIFESTS
 from registry.quantities import Bytes, Count, Rate, Seconds
 from registry.quota_rules import Quota, refuse_twice
 from registry.stores import BucketPlace, parse_place
-from registry.tag_rules import ImmutableTags
+from registry.tag_rules import ImmutableTags, RetentionRule
 
 _PREFIX = re.compile(r"[A-Za-z0-9._~/-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
@@ -306,6 +306,31 @@ class Audit(BaseModel):
         return self.file is not None or self.stdout
 
 
+class Retention(BaseModel):
+    """Which tags are dropped by and by: what no rule is about stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    enabled: bool = Field(
+        default=True, description="Whether the server carries the rules out; else only pierhead retention does."
+    )
+    delay_seconds: Seconds = Field(
+        86400.0,
+        ge=0,
+        description="How long rules have to hold unchanged until the server drops anything by them: by then their plan "
+        "could be seen.",
+    )
+    interval_seconds: Seconds = Field(3600.0, ge=1, description="Time between two runs.")
+    pull_flush_seconds: Seconds = Field(
+        600.0,
+        ge=1,
+        description="After which time counted pulls are written down. A worker that is killed loses those since then.",
+    )
+    rules: Annotated[tuple[RetentionRule, ...], BeforeValidator(_tables)] = Field(
+        (), description="Which tags are kept, see tag-rules.md."
+    )
+
+
 class Scrub(BaseModel):
     """The scrub: every blob is read again in the background, slowly, to find damage in time."""
 
@@ -319,6 +344,33 @@ class Scrub(BaseModel):
     )
     period_seconds: Seconds = Field(
         30 * 86400.0, gt=0, description="How often each blob is read, if the rate allows it."
+    )
+
+
+class Gc(BaseModel):
+    """The garbage collection: what nothing leads to any more is taken while pushes go on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    enabled: bool = Field(default=True, description="Whether garbage is collected in the background.")
+    interval_seconds: Seconds = Field(
+        6 * 3600.0, gt=0, description="Time from the end of a collection to the next, by any server of the store."
+    )
+    grace_seconds: Seconds = Field(
+        86400.0, ge=0, description="What was pushed within that time is kept, whether anything leads to it or not."
+    )
+    trash_seconds: Seconds = Field(
+        7 * 86400.0, ge=0, description="How long bytes stay that nothing leads to: as long pierhead gc undo works."
+    )
+    log_seconds: Seconds = Field(90 * 86400.0, ge=0, description="How long it is remembered what was taken.")
+    brake_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="A collection that would take a larger share of all manifests or blobs takes nothing.",
+    )
+    cpu_share: float = Field(
+        0.1, gt=0, le=1, description="Which share of one processor a collection in the background may take."
     )
 
 
@@ -477,11 +529,13 @@ class Settings(BaseModel):
     tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
     audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
     history: History = Field(default_factory=lambda: History(), description="See below.")  # noqa: PLW0108  # mypy
+    gc: Gc = Field(default_factory=lambda: Gc(), description="See below.")  # noqa: PLW0108  # mypy
     scrub: Scrub = Field(default_factory=lambda: Scrub(), description="See below.")  # noqa: PLW0108  # mypy
     quota: Annotated[tuple[Quota, ...], BeforeValidator(_tables)] = Field(
         (), description="How many bytes the repositories of a prefix may hold together, see limit-what-teams-store.md."
     )
     usage: Usage = Field(default_factory=lambda: Usage(), description="See below.")  # noqa: PLW0108  # mypy
+    retention: Retention = Field(default_factory=lambda: Retention(), description="See below.")  # noqa: PLW0108  # mypy
     s3: S3 = Field(default_factory=lambda: S3(), description="See below.")  # noqa: PLW0108  # mypy
 
     @field_validator("listen")

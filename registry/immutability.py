@@ -16,7 +16,7 @@ from storage.errors import NotFound
 from storage.manifests import ManifestStore
 from storage.tags import TagStore
 
-_REFERRER_TAG = re.compile(r"sha(?:256|512)-[0-9a-f]{64,128}(?:\.[A-Za-z0-9_-]{1,32})?")
+REFERRER_TAG = re.compile(r"sha(?:256|512)-[0-9a-f]{64,128}(?:\.[A-Za-z0-9_-]{1,32})?")
 """Tags that clients keep signatures and referrers under, and rewrite with each further one: `sha256-….sig` of cosign,
 and `sha256-…` of clients that know no referrers API (distribution-spec, "Referrers Tag Schema")."""
 
@@ -51,7 +51,7 @@ class Immutability:
 
     def rule(self, repository: str, tag: str) -> str | None:
         """The rule that makes a tag immutable, in words, or None."""
-        if not self._rules or _REFERRER_TAG.fullmatch(tag):
+        if not self._rules or REFERRER_TAG.fullmatch(tag):
             return None
         for rule in self._rules:
             if rule.repositories.match(repository) and rule.tags.match(tag) and not rule.excepted.match(tag):

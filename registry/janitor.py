@@ -24,8 +24,14 @@ class Janitor:
     """
 
     def __init__(
-        self, leases: LeaseStore, sweeps: Mapping[str, Callable[[], Awaitable[int]]], *, sweep_seconds: float
+        self,
+        leases: LeaseStore,
+        sweeps: Mapping[str, Callable[[], Awaitable[int]]],
+        *,
+        sweep_seconds: float,
+        lease: str = LEASE,
     ) -> None:
+        self._lease = lease
         self._leases = leases
         self._sweeps = sweeps
         self._sweep_seconds = sweep_seconds
@@ -47,7 +53,7 @@ class Janitor:
             # Workers that were started together spread out.
             await asyncio.sleep(self._sweep_seconds * random.uniform(0.5, 1))  # noqa: S311  # no secret
             try:
-                await self._leases.run(LEASE, self._sweep_all, rest_seconds=self._sweep_seconds / 4)
+                await self._leases.run(self._lease, self._sweep_all, rest_seconds=self._sweep_seconds / 4)
             except StorageError as error:
                 log.warning("can't tell whether to sweep", reason=str(error), remedy="none: looked again later")
 

@@ -21,6 +21,7 @@ from registry.names import Reference, RepositoryName, Tag
 from registry.quotas import Quotas
 from registry.referrers import describe
 from registry.strict_json import parse_object
+from storage.arrivals import State
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import SHA256, Digest
@@ -35,6 +36,7 @@ from storage.together import together
 CACHE_BYTES_MAX = 16 << 20
 CACHED_BYTES_MAX = 256 << 10
 PUBLISH_ATTEMPTS_MAX = 20
+READ_ATTEMPTS_MAX = 20
 KNOWN_SECONDS = 0.9 * TRUSTED_SECONDS
 OBSERVED = Cause("", Why.OBSERVED)
 UNNAMED = "the manifest does not name its mediaType: clients may differ about what it is"
@@ -84,6 +86,24 @@ class ManifestStores:
     calls_at_once: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """A push whose manifest is recorded, and whose tags are set next, each with whom to ask first."""
+
+    repository: RepositoryName
+    digest: Digest
+    document: Document
+    body: bytes
+    wanted: Mapping[Tag, Callable[[Digest | None], None] | None]
+    changes: Changes
+    cause: Cause
+
+    @property
+    def canonical(self) -> Digest:
+        """The digest that the bytes lie under."""
+        return Digest.of(self.body)
+
+
 class Manifests:
     """A manifest is visible only after everything that it refers to was found in its repository."""
 
@@ -108,16 +128,32 @@ class Manifests:
 
     async def get(self, repository: RepositoryName, reference: Reference) -> Manifest:
         """Read a manifest by digest or by tag (distribution-spec end-3). Raises ManifestUnknown."""
-        stores = self._stores
         try:
-            digest = reference if isinstance(reference, Digest) else await stores.tags.get(repository, reference)
-            canonical = await stores.manifests.resolve(repository, digest)
-            text = self._cache.get(digest)
-            if text is None:
-                text = _Text.of((await stores.manifests.read(digest, canonical)).body)
-                self._cache.add(digest, text)
+            if isinstance(reference, Digest):
+                return await self._read(repository, reference)
+            return await self._read_tagged(repository, reference)
         except NotFound as error:
             raise _unknown(error) from error
+
+    async def _read_tagged(self, repository: RepositoryName, tag: Tag) -> Manifest:
+        digest = await self._stores.tags.get(repository, tag)
+        for _attempt in range(READ_ATTEMPTS_MAX):
+            try:
+                return await self._read(repository, digest)
+            except NotFound:
+                # It may have been deleted, or collected, after the tag had moved on.
+                before, digest = digest, await self._stores.tags.get(repository, tag)
+                if digest == before:
+                    raise
+        raise StorageUnavailable("the tag is being moved by too many at once", key=tag)
+
+    async def _read(self, repository: RepositoryName, digest: Digest) -> Manifest:
+        stores = self._stores
+        canonical = await stores.manifests.resolve(repository, digest)
+        text = self._cache.get(digest)
+        if text is None:
+            text = _Text.of((await stores.manifests.read(digest, canonical)).body)
+            self._cache.add(digest, text)
         media_type = text.named_type
         if media_type is None:
             # Not cached: it is deleted with the manifest, maybe through another worker.
@@ -162,42 +198,86 @@ class Manifests:
             await self._quotas.reserve(repository, Digest.of(body), len(body))
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
-        await self._tag(repository, digest, asks, seen=seen, changes=changes, cause=cause)
+        if wanted:
+            await self._tag(_Push(repository, digest, document, body, asks, changes, cause), seen)
         subject = document.subject.digest if document.subject else None
         return Pushed(digest, subject, None if document.is_named else UNNAMED)
 
-    async def _tag(
-        self,
-        repository: RepositoryName,
-        digest: Digest,
-        wanted: Mapping[Tag, Callable[[Digest | None], None] | None],
-        *,
-        seen: Mapping[Tag, SeenTag | None],
-        changes: Changes,
-        cause: Cause,
-    ) -> None:
-        """Set tags, each with whom to ask, and look whether they or the manifest were deleted meanwhile."""
-        stores, began = self._stores, self._stores.removals.now()
-        if not wanted:
-            return
-        for tag, ask in wanted.items():
-            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag), cause=cause)
-            changes.tagged.append((tag, before))
-        # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
-        # whether it has announced itself. One of the two sees the other, and it is as if the deletion had come
-        # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.)
-        recent = await stores.removals.recent(repository, since=began)
-        for tag in wanted:
-            if recent.touches_tag(tag):
-                await stores.tags.mend(repository, tag, digest)
-        if recent.touches_manifest(digest):
+    async def _tag(self, push: "_Push", seen: Mapping[Tag, SeenTag | None]) -> None:
+        """Set tags, and look whether they or the manifest were deleted meanwhile."""
+        stores, repository, digest = self._stores, push.repository, push.digest
+        began = stores.removals.now()
+        for tag, ask in push.wanted.items():
+            before = await stores.tags.set(repository, tag, digest, allow=ask, seen=seen.get(tag), cause=push.cause)
+            push.changes.tagged.append((tag, before))
+        for attempt in range(PUBLISH_ATTEMPTS_MAX):
+            await stores.manifests.keep(push.canonical)
+            # A deletion of the manifest may have come between: it takes the tags that it sees, and this push looks
+            # whether it has announced itself. One of the two sees the other, and it is as if the deletion had come
+            # last. (Recorded once more, the manifest would come back after the deletion was seen to be done.)
+            recent = await stores.removals.recent(repository, since=began)
+            for tag in push.wanted:
+                if recent.touches_tag(tag):
+                    await stores.tags.mend(repository, tag, digest)
+            if not recent.touches_manifest(digest):
+                return
             # The wait is for deletions that are killed in the middle.
             await stores.removals.wait_for_manifest(repository, digest)
-            await self._untag_if_gone(repository, digest, changes, _deleted_by(cause))
-            for tag in wanted:
-                if self._immutability.rule(repository, tag) and await stores.tags.current(repository, tag) != digest:
-                    # Acknowledged, an immutable tag would be gone at once: the deletion looked before it was set.
-                    raise Unavailable("the manifest was deleted while it was pushed: push it again")
+            is_there = await stores.manifests.exists(repository, digest)
+            is_collected = recent.may_be_collected and await stores.removals.collected_since(repository, began)
+            if not is_collected or (is_there and attempt):
+                break
+            if not is_there and await stores.removals.deleted_since(repository, digest, began):
+                break
+            # A garbage collection is no deletion: nobody has asked for it, and the push comes after it.
+            await self._put_again(push)
+        else:
+            raise StorageUnavailable("the manifest is collected as garbage again and again", key=str(digest))
+        if not is_there:
+            async with stores.removals.of_retry(repository):  # a tag may go and come back
+                await self._untag_if_gone(repository, digest, push.changes, _deleted_by(push.cause))
+        for tag in push.wanted:
+            if self._immutability.rule(repository, tag) and await stores.tags.current(repository, tag) != digest:
+                # Acknowledged, an immutable tag would be gone at once: the deletion looked before it was set.
+                raise Unavailable("the manifest was deleted while it was pushed: push it again")
+
+    async def _put_again(self, push: "_Push") -> None:
+        """Record a manifest once more that a garbage collection may have taken before its tags were set.
+
+        Raises ManifestBlobUnknown if something that it refers to was taken too: then the tags point again where they
+        did before.
+        """
+        # A collection takes nothing as long as a tag leads nowhere, nor while this is announced.
+        async with self._stores.removals.of_retry(push.repository):
+            try:
+                looked = await self._require(push.repository, push.document)
+                await self._record(push.repository, push.digest, push.document, push.body, looked)
+            except ManifestBlobUnknown:
+                await self._take_back(push)
+                raise
+
+    async def _take_back(self, push: "_Push") -> None:
+        """Let tags point where they did before they were set to a manifest that is gone."""
+        stores, repository, digest = self._stores, push.repository, push.digest
+        for tag, before in tuple(push.changes.tagged):
+            if await stores.manifests.exists(repository, digest):
+                return  # another push of the same has brought it back
+            with contextlib.suppress(NotFound, AlreadyExists):
+                await self._move(repository, tag, digest, before)
+                push.changes.tagged.remove((tag, before))
+                if await stores.manifests.exists(repository, digest):
+                    # Brought back just now: its push may have found the tag where it should be.
+                    await self._move(repository, tag, before, digest)
+
+    async def _move(self, repository: RepositoryName, tag: str, old: Digest | None, new: Digest | None) -> None:
+        """Move a tag that points at `old`. Raises AlreadyExists or NotFound if it does not."""
+        tags = self._stores.tags
+        if new is None:
+            async with self._stores.removals.of_tag(repository, tag):
+                await tags.delete(repository, tag, only=old)
+            return
+        await tags.set(repository, tag, new, allow=partial(_only, old))
+        await tags.mend(repository, tag, new)
 
     async def expire_removals(self) -> int:
         """Forget removals of long ago; returns how many."""
@@ -241,6 +321,17 @@ class Manifests:
             before = await self._stores.tags.delete(repository, tag, allow=allow, cause=cause)
         changes.untagged.append((tag, before))
 
+    async def untag(
+        self, repository: RepositoryName, tag: Tag, *, only: Digest, force: bool = False, cause: Cause
+    ) -> None:
+        """Delete a tag while it points at that manifest. Raises ManifestUnknown; Denied as in `delete`."""
+        allow = None if force else self._immutability.on_delete(repository, tag)
+        try:
+            async with self._stores.removals.of_tag(repository, tag):
+                await self._stores.tags.delete(repository, tag, only=only, allow=allow, cause=cause)
+        except NotFound as error:
+            raise _unknown(error) from error
+
     async def _delete_manifest(
         self, repository: RepositoryName, digest: Digest, changes: Changes, cause: Cause, *, force: bool
     ) -> None:
@@ -264,8 +355,14 @@ class Manifests:
             await self._untag(repository, digest, changes, cause)
             await self._take(repository, digest, subject, changes, cause)
 
-    async def take(self, repository: RepositoryName, digest: Digest, *, changes: Changes, cause: Cause) -> None:
-        """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine."""
+    async def take(
+        self, repository: RepositoryName, digest: Digest, *, changes: Changes, cause: Cause | None = None
+    ) -> None:
+        """Delete a manifest that no tag points at, under an announcement of the caller. One that is gone is fine.
+
+        With a `cause` it is a deletion, which takes tags that are set meanwhile; without, it is a collection, after
+        which a push puts the manifest back.
+        """
         subject: Digest | None = None
         with contextlib.suppress(NotFound):
             try:
@@ -276,13 +373,14 @@ class Manifests:
             await self._take(repository, digest, subject, changes, cause)
 
     async def _take(
-        self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes, cause: Cause
+        self, repository: RepositoryName, digest: Digest, subject: Digest | None, changes: Changes, cause: Cause | None
     ) -> None:
         await self._stores.manifests.unlink(repository, digest)
         changes.deleted = digest
         if subject is not None:
             await self._unlist(repository, subject, digest)
-        await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
+        if cause is not None:
+            await self._untag_if_gone(repository, digest, changes, cause)  # what a push has set since, see put
 
     async def forget_referrer(self, repository: RepositoryName, subject: Digest, digest: Digest) -> None:
         """Delete an entry among the referrers, unless its manifest is there."""
@@ -349,10 +447,11 @@ class Manifests:
     ) -> None:
         # In the order of docs/reference/storage-format.md: a crash between any two leaves garbage, never a lie.
         stores = self._stores
-        canonical = await stores.manifests.put_bytes(body)
+        since = await stores.manifests.state()
+        await stores.manifests.put_bytes(body)
         if document.subject is not None:
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
-        recent = await self._publish(repository, digest, document, canonical, looked)
+        recent = await self._publish(repository, digest, document, body, looked, since=since)
         if document.subject is not None and not await stores.referrers.has(repository, document.subject.digest, digest):
             # An adoption, which takes away what no manifest stands behind, came between. It looks again as well.
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
@@ -361,7 +460,14 @@ class Manifests:
         await stores.catalog.add(repository, trust=not recent.touches_entry())
 
     async def _publish(
-        self, repository: RepositoryName, digest: Digest, document: Document, canonical: Digest, looked: float
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        document: Document,
+        body: bytes,
+        looked: float,
+        *,
+        since: State | None,
     ) -> Recent:
         """Make the manifest visible, and see that everything is still there that was found at `looked`.
 
@@ -369,10 +475,12 @@ class Manifests:
         ManifestBlobUnknown, if something was deleted since it was looked up: then it is withdrawn.
         """
         stores, needed = self._stores, {d.digest for d in document.references}
+        canonical = Digest.of(body)
         for _attempt in range(PUBLISH_ATTEMPTS_MAX):
             if not document.is_named:
                 await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
-            is_new = await stores.manifests.link(repository, digest, canonical=canonical)
+            is_new = await stores.manifests.link(repository, digest, canonical=canonical, body=body, since=since)
+            since = None
             if not document.is_named and await stores.manifests.media_type(repository, digest) is None:
                 # A deletion of the manifest took it away in between. It looks again as well, see unlink.
                 await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
@@ -553,6 +661,12 @@ def _deleted_by(cause: Cause) -> Cause:
 def _nothing(current: Digest | None) -> None:
     """Refuse to move a tag that points anywhere."""
     if current is not None:
+        raise AlreadyExists("the tag has been set meanwhile")
+
+
+def _only(wanted: Digest | None, current: Digest | None) -> None:
+    """Refuse to move a tag that points elsewhere."""
+    if current != wanted:
         raise AlreadyExists("the tag has been set meanwhile")
 
 

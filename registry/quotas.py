@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from registry.errors import QuotaExceeded
 from registry.names import RepositoryName
@@ -36,6 +36,11 @@ class Quotas:
     def covers(self, repository: RepositoryName) -> bool:
         """Tell whether there is a quota for the repository."""
         return bool(self._rules.of_repository(repository))
+
+    async def levels(self, repository: RepositoryName) -> Sequence[tuple[Limit, int]]:
+        """Each limit that the repository counts against, with the bytes that are used of it."""
+        limits = self._rules.of_repository(repository)
+        return [(limit, (await self._recent_view(limit.prefix)).used) for limit in limits]
 
     async def admit(self, repository: RepositoryName, size: int) -> "Room":
         """Tell how large a blob may get that begins to come in. Raises QuotaExceeded if it can't have `size` bytes.

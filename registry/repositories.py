@@ -7,12 +7,12 @@ then looks what is needed, as pushes publish and then look. After a crash, whoev
 
 import asyncio
 import contextlib
-import graphlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from registry.batches import PAGE, Batches, all_manifests, in_time, parents_first
 from registry.errors import Denied, ManifestUnknown, NameUnknown, Unsupported
 from registry.immutability import Immutability
 from registry.manifests import Changes, Manifests, ManifestStores
@@ -20,7 +20,6 @@ from registry.names import RepositoryName, Tag
 from registry.references import References
 from storage.digest import SHA256, Digest
 from storage.errors import NotFound
-from storage.manifests import ManifestStore
 from storage.removals import Removal
 from storage.repositories import RepositoryStore
 from storage.tags import DELETED
@@ -28,13 +27,7 @@ from storage.timelines import Cause
 from storage.together import together
 from storage.uploads import UploadStore
 
-PAGE = 1000
 ENTRY_ATTEMPTS_MAX = 20
-PAUSE_SECONDS = 0.05
-"""Between two batches: pushes that wait for an announcement to end get a turn."""
-
-BATCH_SECONDS_MAX = 1.0
-"""After which an announcement ends and another begins; it is late after TAKEN_SECONDS_MAX."""
 
 
 @dataclass(slots=True)
@@ -110,18 +103,13 @@ class Repositories:
         if not force:
             await self._refuse_immutable(repository)
         await self._take_tags(repository, deleted, cause, force=force)
-        contents = _Contents(
-            self._stores,
-            self._manifests,
-            self._contents,
-            repository,
-            deleted=deleted,
-            cause=cause,
-            pause=self._pause,
-        )
-        await contents.take_manifests()
+        contents = _Contents(self._stores, self._manifests, self._contents, repository, deleted=deleted, cause=cause)
+        announced = partial(self._stores.removals.of_repository, repository)
+        batches = Batches(announced, calls_at_once=self._stores.calls_at_once, pause=self._pause)
+        for level in await contents.levels():
+            await batches.take(level, _Manifests(contents))
         await self._take_uploads(repository, deleted)
-        await contents.take_blobs()
+        await batches.take(await self._contents.layers(repository), _Blobs(contents))
         await self._take_leftovers(repository)
         await self._take_entry(repository)
         await self._contents.tidy(repository)
@@ -198,7 +186,7 @@ class Repositories:
 
 
 class _Contents:
-    """Takes the manifests and the blobs of one repository, batch by batch."""
+    """Takes the manifests and the blobs of one repository."""
 
     def __init__(
         self,
@@ -209,171 +197,95 @@ class _Contents:
         *,
         deleted: Deleted,
         cause: Cause,
-        pause: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._cause = cause
-        self._stores = stores
-        self._manifests = manifests
-        self._contents = contents
-        self._repository = repository
-        self._deleted = deleted
-        self._pause = pause
+        self.stores = stores
+        self.manifests = manifests
+        self.contents = contents
+        self.repository = repository
+        self.deleted = deleted
+        self.cause = cause
         self._reader = References(stores.manifests)
         self._references: dict[Digest, frozenset[Digest]] = {}
 
-    async def take_manifests(self) -> None:
-        """Take every manifest that is there now, and that nothing needs which is pushed meanwhile."""
-        doomed = await self._revisions()
+    async def levels(self) -> list[list[Digest]]:
+        """Every manifest that is there now, by levels: each ahead of everything that those in it refer to."""
+        doomed = await all_manifests(self.stores.manifests, self.repository)
         await self._read(doomed)
-        for level in _parents_first({digest: self._references.get(digest, frozenset()) for digest in doomed}):
-            await self._take_all(level, self._take_manifest, self._restore_manifest)
+        return parents_first({digest: self._references.get(digest, frozenset()) for digest in doomed})
 
-    async def take_blobs(self) -> None:
-        """Take every blob that is there now, and that no manifest needs."""
-        await self._take_all(await self._contents.layers(self._repository), self._take_blob, self._restore_blob)
+    async def needed(self, doomed: Collection[Digest], removal: Removal) -> set[Digest]:
+        """What tags, and manifests that are not doomed, need by now.
 
-    async def _revisions(self, removal: Removal | None = None) -> Sequence[Digest]:
-        return await all_manifests(self._stores.manifests, self._repository, partial(_in_time, removal))
+        What is kept of a level needs others in turn, which come in a later one: by then it is not doomed.
+        """
+        present = await all_manifests(self.stores.manifests, self.repository, removal)
+        await self._read(present, removal)
+        kept = [digest for digest in present if digest not in doomed]
+        needed = {each for digest in kept for each in self._references.get(digest, ())}
+        for tag in await self.stores.tags.names(self.repository):
+            await in_time(removal)
+            with contextlib.suppress(NotFound):
+                needed.add(await self.stores.tags.get(self.repository, tag))
+        for digest in [each for each in needed if each.algorithm != SHA256]:
+            # Behind a link by another digest there has to be one by the digest that the bytes lie under.
+            await in_time(removal)
+            with contextlib.suppress(NotFound):
+                needed.add(await self.stores.blobs.resolve(self.repository, digest))
+        return needed
 
     async def _read(self, revisions: Sequence[Digest], removal: Removal | None = None) -> None:
         """Read what manifests refer to, those that were not read yet."""
 
         async def read(digest: Digest) -> None:
-            await _in_time(removal)
-            references = await self._reader.read(self._repository, digest)
+            await in_time(removal)
+            references = await self._reader.read(self.repository, digest)
             # One that can't be read refers to nothing, as it can't be pulled; until it is pushed again.
             if references is not None:
                 self._references[digest] = frozenset(references)
             await asyncio.sleep(0)
 
         new = [digest for digest in revisions if digest not in self._references]
-        await together([partial(read, digest) for digest in new], self._stores.calls_at_once)
+        await together([partial(read, digest) for digest in new], self.stores.calls_at_once)
 
-    async def _needed(self, doomed: Collection[Digest], removal: Removal) -> set[Digest]:
-        """What tags, and manifests that are not doomed, need by now.
 
-        What is kept of a level needs others in turn, which come in a later one: by then it is not doomed.
-        """
-        present = await self._revisions(removal)
-        await self._read(present, removal)
-        kept = [digest for digest in present if digest not in doomed]
-        needed = {each for digest in kept for each in self._references.get(digest, ())}
-        for tag in await self._stores.tags.names(self._repository):
-            await _in_time(removal)
-            with contextlib.suppress(NotFound):
-                needed.add(await self._stores.tags.get(self._repository, tag))
-        for digest in [each for each in needed if each.algorithm != SHA256]:
-            # Behind a link by another digest there has to be one by the digest that the bytes lie under.
-            await _in_time(removal)
-            with contextlib.suppress(NotFound):
-                needed.add(await self._stores.blobs.resolve(self._repository, digest))
-        return needed
+class _Manifests:
+    """The manifests, as what is taken."""
 
-    async def _take_all(
-        self,
-        doomed: Sequence[Digest],
-        take: Callable[[Digest], Awaitable[Digest | None]],
-        restore: Callable[[Digest, Digest], Awaitable[None]],
-    ) -> None:
-        left = list(doomed)
-        while left:
-            async with self._stores.removals.of_repository(self._repository) as removal:
-                left = await self._take_batch(removal, left, take, restore)
-            if left:
-                await self._pause(PAUSE_SECONDS)
+    def __init__(self, of: _Contents) -> None:
+        self._of = of
+        self.needed = of.needed
 
-    async def _take_batch(
-        self,
-        removal: Removal,
-        left: Sequence[Digest],
-        take: Callable[[Digest], Awaitable[Digest | None]],
-        restore: Callable[[Digest, Digest], Awaitable[None]],
-    ) -> list[Digest]:
-        """Take what nobody needs, until the time is over; returns the rest. Raises StorageUnavailable if it is late."""
-        needed = await self._needed(set(left), removal)
-        await removal.extend()
-        waiting = [digest for digest in left if digest not in needed]
-        taken: dict[Digest, Digest] = {}
-        at_once = self._stores.calls_at_once
-
-        async def take_one(digest: Digest) -> None:
-            if not removal.is_over(BATCH_SECONDS_MAX):
-                canonical = await take(digest)
-                taken[digest] = canonical or digest
-
-        while waiting and not removal.is_over(BATCH_SECONDS_MAX):
-            now, waiting = waiting[:at_once], waiting[at_once:]
-            await together([partial(take_one, digest) for digest in now], at_once)
-            waiting = [digest for digest in now if digest not in taken] + waiting
-            await asyncio.sleep(0)
-        if removal.is_late:
-            # This process stood still, and a push may have waited no longer.
-            await removal.announce()
-            needed = await self._needed(set(waiting), removal)
-            for digest in needed & taken.keys():
-                await restore(digest, taken[digest])
-        return waiting
-
-    async def _take_manifest(self, digest: Digest) -> Digest | None:
-        canonical: Digest | None = None
+    async def take(self, digest: Digest) -> Digest | None:
+        of, canonical, changes = self._of, None, Changes()
         with contextlib.suppress(NotFound):
-            canonical = await self._stores.manifests.resolve(self._repository, digest)
-        changes = Changes()
-        await self._manifests.take(self._repository, digest, changes=changes, cause=self._cause)
-        self._deleted.manifests += changes.deleted is not None
+            canonical = await of.stores.manifests.resolve(of.repository, digest)
+        await of.manifests.take(of.repository, digest, changes=changes, cause=of.cause)
+        of.deleted.manifests += changes.deleted is not None
         return canonical
 
-    async def _restore_manifest(self, digest: Digest, canonical: Digest) -> None:
-        await self._stores.manifests.link(self._repository, digest, canonical=canonical)
-        self._deleted.manifests -= 1
+    async def restore(self, digest: Digest, canonical: Digest) -> None:
+        await self._of.stores.manifests.link(self._of.repository, digest, canonical=canonical, body=None)
+        self._of.deleted.manifests -= 1
 
-    async def _take_blob(self, digest: Digest) -> Digest | None:
-        canonical: Digest | None = None
+
+class _Blobs:
+    """The blobs, as what is taken."""
+
+    def __init__(self, of: _Contents) -> None:
+        self._of = of
+        self.needed = of.needed
+
+    async def take(self, digest: Digest) -> Digest | None:
+        of, canonical = self._of, None
         with contextlib.suppress(NotFound):
-            canonical = await self._stores.blobs.resolve(self._repository, digest)
+            canonical = await of.stores.blobs.resolve(of.repository, digest)
         # First, since nothing leads to it afterwards. Losing a hint costs a longer search.
-        await self._contents.forget_source(self._repository, digest)
+        await of.contents.forget_source(of.repository, digest)
         with contextlib.suppress(NotFound):
-            await self._stores.blobs.unlink(self._repository, digest)
-            self._deleted.blobs += 1
+            await of.stores.blobs.unlink(of.repository, digest)
+            of.deleted.blobs += 1
         return canonical
 
-    async def _restore_blob(self, digest: Digest, canonical: Digest) -> None:
-        await self._stores.blobs.link(self._repository, digest, canonical=canonical)
-        self._deleted.blobs -= 1
-
-
-async def all_manifests(
-    manifests: ManifestStore, repository: str, at_page: Callable[[], Awaitable[None]] | None = None
-) -> Sequence[Digest]:
-    """Every manifest of a repository, in the order of their keys; `at_page` is called ahead of each page."""
-    found: list[Digest] = []
-    while True:
-        if at_page is not None:
-            await at_page()
-        page = await manifests.list(repository, after=found[-1] if found else None, limit=PAGE)
-        found += page
-        if len(page) < PAGE:
-            return found
-
-
-async def _in_time(removal: Removal | None) -> None:
-    """Let an announcement count for as long as the look takes."""
-    if removal is not None and removal.is_over(BATCH_SECONDS_MAX):
-        await removal.extend()
-
-
-def _parents_first(references: Mapping[Digest, frozenset[Digest]]) -> list[list[Digest]]:
-    """Manifests by levels, each level ahead of everything that those in it refer to."""
-    sorter: graphlib.TopologicalSorter[Digest] = graphlib.TopologicalSorter()
-    for digest, referred in references.items():
-        sorter.add(digest)
-        for child in referred & references.keys():
-            sorter.add(child, digest)
-    sorter.prepare()
-    levels = []
-    while sorter.is_active():
-        level = list(sorter.get_ready())
-        levels.append(level)
-        sorter.done(*level)
-    return levels
+    async def restore(self, digest: Digest, canonical: Digest) -> None:
+        await self._of.stores.blobs.link(self._of.repository, digest, canonical=canonical)
+        self._of.deleted.blobs -= 1

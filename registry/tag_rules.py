@@ -1,10 +1,11 @@
 """The tables of the configuration that are about tags: which of them never move, and which of them are kept."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from registry.auth.globs import Globs
+from registry.quantities import Count, Seconds
 from registry.tag_patterns import TagPatterns
 
 
@@ -46,3 +47,46 @@ class TagRule(BaseModel):
 
 class ImmutableTags(TagRule):
     """Tags that stay where they were set: `[[immutable]]`."""
+
+
+class RetentionRule(TagRule):
+    """Which tags, and which manifests without a tag, are kept: `[[retention.rules]]`.
+
+    A tag is dropped if a rule covers it that has any `keep_...`, and none of them keeps it. With `expires_label`, an
+    image that has the label says itself how long its tag is kept.
+    """
+
+    keep_last: Count | None = Field(None, ge=0)
+    keep_newer_than: Seconds | None = Field(None, gt=0)
+    keep_pulled_within: Seconds | None = Field(None, gt=0)
+    keep_matching: Texts = ()
+    keep_semver_majors: Count | None = Field(None, ge=1)
+    keep_semver_minors: Count | None = Field(None, ge=1)
+    keep_semver_patches: Count | None = Field(None, ge=1)
+    untagged_after: Seconds | None = Field(None, ge=0)
+    expires_label: str | None = Field(None, min_length=1, max_length=255)
+    immutable: bool = False
+
+    @field_validator("keep_matching")
+    @classmethod
+    def _check_matching(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        TagPatterns(texts)
+        return texts
+
+    @model_validator(mode="after")
+    def _check_purpose(self) -> Self:
+        if not self.drops and self.untagged_after is None and self.expires_label is None:
+            raise ValueError("the rule drops nothing: say at least one of keep_..., untagged_after and expires_label")
+        return self
+
+    @property
+    def has_semver(self) -> bool:
+        """Whether it keeps the newest of lines of versions."""
+        counts = (self.keep_semver_majors, self.keep_semver_minors, self.keep_semver_patches)
+        return any(count is not None for count in counts)
+
+    @property
+    def drops(self) -> bool:
+        """Whether a tag is dropped that nothing keeps."""
+        limits = (self.keep_last, self.keep_newer_than, self.keep_pulled_within)
+        return any(limit is not None for limit in limits) or bool(self.keep_matching) or self.has_semver

@@ -46,6 +46,11 @@ class _Stored:
     places: list[Place] = field(default_factory=list)
 
     @property
+    def has_additions(self) -> bool:
+        """Whether anything was linked to since the count."""
+        return any(place.kind is Kind.USAGE_ADDED for place in self.places)
+
+    @property
     def lists(self) -> list[str]:
         """The lists of counted blobs, by name."""
         return [place.name for place in self.places if place.kind is Kind.USAGE_COUNTED]
@@ -79,19 +84,21 @@ class UsageSweep:
 
     async def sweep(self) -> int:
         """Look after all prefixes; returns how many objects were dropped about prefixes that no quota covers now."""
-        dropped = 0
         stored: dict[str, _Stored] = defaultdict(_Stored)
         async for place in self._store.places():
             if place.repository:
                 stored[place.repository].places.append(place)
-        covered = {limit.prefix: limit async for limit in self._limits(stored)}
-        for prefix, limit in covered.items():
-            await self._look_after(limit, stored[prefix].lists)
-        for prefix, found in stored.items():
-            if prefix not in covered:
-                for place in found.places:
-                    await self._store.forget(place)
-                dropped += len(found.places)
+        listed = {limit.prefix: limit async for limit in self._listed()}
+        touched = await self._touched()
+        dropped = 0
+        for prefix in {**stored, **listed}:
+            limit, found = self._rules.of_prefix(prefix), stored[prefix]
+            if limit is not None:
+                await self._look_after(limit, found, is_listed=prefix in listed, is_touched=prefix in touched)
+                continue
+            for place in found.places:
+                await self._store.forget(place)
+            dropped += len(found.places)
         return dropped
 
     async def count(self, prefix: str) -> UsageView:
@@ -99,11 +106,8 @@ class UsageSweep:
         await self._count(prefix, await self._store.view(prefix))
         return await self._store.view(prefix)
 
-    async def _limits(self, stored: dict[str, _Stored]) -> AsyncIterator[Limit]:
-        """The limits of all prefixes of which there is anything, maybe several times each."""
-        for prefix in list(stored):
-            if (limit := self._rules.of_prefix(prefix)) is not None:
-                yield limit
+    async def _listed(self) -> AsyncIterator[Limit]:
+        """The limits of all repositories of the catalog."""
         after, more = "", True
         while more:
             names, more = await self._catalog.list(after=after, limit=NAMES)
@@ -112,31 +116,45 @@ class UsageSweep:
                     yield limit
             after = names[-1] if names else after
 
-    async def _look_after(self, limit: Limit, lists: Sequence[str]) -> None:
-        view = await self._store.view(limit.prefix)
-        if await self._is_due(limit.prefix, view):
-            await self._count(limit.prefix, view)
-        else:
-            await self._merge(limit.prefix, view)
-        await self._warn(limit)
-        await self._store.drop_lost_lists(limit.prefix, lists, older_than_seconds=LOST_SECONDS)
+    async def _touched(self) -> set[str]:
+        """All prefixes in which links were removed lately.
 
-    async def _is_due(self, prefix: str, view: UsageView) -> bool:
+        Removals stay written down until a sweep of theirs that comes after this one.
+        """
+        found: set[str] = set()
+        async for place in walk(self._driver, keys.REMOVALS):
+            if is_removal_of_bytes(place):
+                found.update(limit.prefix for limit in self._rules.of_repository(place.repository))
+        return found
+
+    async def _look_after(self, limit: Limit, found: _Stored, *, is_listed: bool, is_touched: bool) -> None:
+        """Count a prefix, or merge what was added; or forget it, if nothing is left of it."""
+        prefix = limit.prefix
+        view = await (self._store.view(prefix) if found.has_additions else self._store.view_of_head(prefix))
+        if await self._is_due(view, prefix, is_touched=is_touched):
+            await self._count(prefix, await self._store.view(prefix))
+            view = await self._store.view(prefix)
+            if not is_listed and not view.additions and view.head is not None and not view.head.blobs:
+                await self._store.forget_count(prefix, view.head)
+                return
+        elif await self._merge(prefix, view):
+            view = await self._store.view(prefix)
+        await self._warn(limit, view)
+        await self._store.drop_lost_lists(prefix, found.lists, older_than_seconds=LOST_SECONDS)
+
+    async def _is_due(self, view: UsageView, prefix: str, *, is_touched: bool) -> bool:
         head = view.head
         if head is None or not view.is_whole:
             return True
         age = self._clock() - head.began
-        if 0 <= age < head.took / REST_SHARE:
-            return False
         is_old = not 0 <= age < self._recount_seconds or 0 < head.again <= self._clock()
-        return is_old or await self._has_removals(prefix)
-
-    async def _has_removals(self, prefix: str) -> bool:
-        """Whether links were removed lately. Removals stay written down until a sweep that comes after this one."""
-        async for place in walk(self._driver, keys.removals(prefix)):
-            if is_removal_of_bytes(place):
-                return True
-        return False
+        rested = head.began + head.took / REST_SHARE
+        if age >= 0 and self._clock() < rested:
+            if is_touched and not 0 < head.again <= rested:
+                # The removals may be forgotten until then.
+                await self._store.put(prefix, view, replace(head, again=rested), None)
+            return False
+        return is_old or is_touched
 
     async def _count(self, prefix: str, view: UsageView) -> None:
         """Go through all links of a prefix. What is linked to meanwhile stays an addition."""
@@ -156,15 +174,18 @@ class UsageSweep:
             # A link whose addition is older has been there when the walk came by, or will never be.
             await self._store.drop(each for each in view.additions if each.time < began - SETTLED_SECONDS)
 
-    async def _merge(self, prefix: str, view: UsageView) -> None:
+    async def _merge(self, prefix: str, view: UsageView) -> bool:
+        """Take additions into the list, if there are enough; tells whether it did."""
         settled = [each for each in view.additions if each.time < self._clock() - SETTLED_SECONDS]
         if view.head is None or len(settled) < MERGED_MIN:
-            return
+            return False
         counter = BlobCounter()
         for blob, size in [*((each.blob, each.size) for each in settled), *view.blobs]:
             counter.add(blob, size)
-        if await self._store.put(prefix, view, view.head, counter.counted()):
-            await self._store.drop(settled)
+        if not await self._store.put(prefix, view, view.head, counter.counted()):
+            return False
+        await self._store.drop(settled)
+        return True
 
     async def _linked(self, prefix: str, view: UsageView) -> CountedBlobs:
         """Every blob that is linked to at or below a prefix, with its size: known by the view, or looked up."""
@@ -195,9 +216,8 @@ class UsageSweep:
         except (NotFound, StorageRefused):
             return 0  # a link to what is gone takes no space
 
-    async def _warn(self, limit: Limit) -> None:
+    async def _warn(self, limit: Limit, view: UsageView) -> None:
         """Tell, once for each share of the quota that is passed, that it is."""
-        view = await self._store.view(limit.prefix)
         if view.head is None:
             return
         used = view.used

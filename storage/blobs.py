@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from storage import keys
+from storage.arrivals import BLOBS, Arrivals, State
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageRefused, StorageUnavailable
@@ -20,6 +21,7 @@ EMPTY = Digest.of(b"")
 SOURCE_BYTES_MAX = 512
 VERIFIED_SECONDS = 600.0
 VERIFIED_MAX = 4096
+LINK_ATTEMPTS_MAX = 20
 
 log = structlog.get_logger(__name__)
 
@@ -112,9 +114,12 @@ class BlobStore:
     and is not there from then on: clients ask before they push, and only a no makes them push again.
     """
 
-    def __init__(self, driver: Driver, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, driver: Driver, *, clock: Callable[[], float] = time.time, arrivals: Arrivals | None = None
+    ) -> None:
         self._driver = driver
         self._clock = clock
+        self._arrivals = arrivals or Arrivals(driver, clock=clock)
         self._verified = VerifiedCopies()
         self._markers = DamagedMarkers(driver)
         self._known = KnownBlobs()
@@ -234,22 +239,40 @@ class BlobStore:
         push, and no reader is disturbed, for it holds the old file open.
         """
         looked, size = self._clock(), writer.size
+        since = await self._arrivals.tell(canonical, BLOBS)  # of the collection that is under way these bytes are safe
         await self._drop_condemned(canonical)
         identity = await writer.commit(keys.blob(canonical), record)
         for name in (canonical, digest):
             self._verified.add((identity, name))
-        await self.link(repository, digest, canonical=canonical)
+        try:
+            await self.link(repository, digest, canonical=canonical, since=since)
+        except Corrupt as error:
+            # A collection has begun since, and its grace period is shorter than this.
+            raise StorageUnavailable("the bytes were collected as garbage: push them again", key=error.key) from error
         self._remember(repository, digest, KnownBlob(canonical, size, looked))
 
-    async def link(self, repository: str, digest: Digest, *, canonical: Digest, hint: bool = True) -> None:
+    async def link(
+        self, repository: str, digest: Digest, *, canonical: Digest, hint: bool = True, since: State | None = None
+    ) -> None:
         """Let the repository read a blob whose bytes are durable already, by this digest and the canonical one.
 
         distribution looks for the canonical link behind every other one, and fails without it. `hint` lets mounts
-        without a source find it.
+        without a source find it. The bytes were there after the garbage collection was told of them, or seen, `since`.
+        Raises Corrupt if a collection has deleted the bytes meanwhile.
         """
-        if digest != canonical:
-            await self._driver.put(keys.layer_link(repository, canonical), link_text(canonical))
-        await self._driver.put(keys.layer_link(repository, digest), link_text(canonical))
+        await self._put_links(repository, digest, canonical)
+        for _attempt in range(LINK_ATTEMPTS_MAX):
+            state = await self._arrivals.state()
+            if state == since and not state.is_on:
+                break
+            if state != since:
+                since = await self._arrivals.tell(canonical, BLOBS)
+                await self._check_bytes(canonical)
+            # A batch that was announced before that may have been about to take a link that was there already.
+            await self._arrivals.wait_for_links(repository)
+            if await self._are_linked(repository, digest, canonical):
+                break
+            await self._put_links(repository, digest, canonical)
         if not hint:
             return
         if self._driver.capabilities.durable_at_once:
@@ -257,6 +280,26 @@ class BlobStore:
                 await self._driver.create(keys.blob_source(digest), repository.encode("ascii"))
         elif await self.source(digest) is None:
             await self.remember_source(repository, digest)
+
+    async def _put_links(self, repository: str, digest: Digest, canonical: Digest) -> None:
+        if digest != canonical:
+            await self._driver.put(keys.layer_link(repository, canonical), link_text(canonical))
+        await self._driver.put(keys.layer_link(repository, digest), link_text(canonical))
+
+    async def _are_linked(self, repository: str, *digests: Digest) -> bool:
+        try:
+            for digest in set(digests):
+                await self._driver.stat(keys.layer_link(repository, digest))
+        except NotFound:
+            return False
+        return True
+
+    async def _check_bytes(self, canonical: Digest) -> None:
+        key = keys.blob(canonical)
+        try:
+            await self._driver.stat(key)
+        except NotFound as error:
+            raise Corrupt("the bytes were collected as garbage", key=key) from error
 
     async def mount(
         self,
@@ -270,12 +313,13 @@ class BlobStore:
 
         `reserve`, if given, is called ahead of the link with the canonical digest and the size, and may refuse.
         """
-        looked = self._clock()
+        looked, state = self._clock(), await self._arrivals.state()
+        since = None if state.is_on else state  # of the one that is under way the bytes are not safe yet
         canonical, found = await self._look(source, digest)
         if reserve is not None:
             await reserve(canonical, found.size)
         # Whoever has brought the blob has left a hint, and whoever names a source needs none.
-        await self.link(repository, digest, canonical=canonical, hint=False)
+        await self.link(repository, digest, canonical=canonical, hint=False, since=since)
         self._remember(repository, digest, KnownBlob(canonical, found.size, looked))
 
     async def source(self, digest: Digest) -> str | None:

@@ -6,7 +6,7 @@ driver passes the same suite, `tests/storage/test_driver_contract.py`.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Observer = Callable[[Sequence[bytes]], None]
@@ -58,6 +58,9 @@ class Capabilities:
     durable_at_once: bool = False
     """What one process can read is durable, whoever has written it."""
 
+    listings_tell_sizes: bool = False
+    """Whether entries of listings that are not folded tell what `stat` does."""
+
     rare_seconds: float = 0.0
     """So long what is nearly never there may be taken to be absent after a look: looks cost a call each."""
 
@@ -99,11 +102,13 @@ class Entry:
     """One line of a listing.
 
     With a delimiter, everything below `key` may be folded into one entry: then `key` ends in `/` and
-    `is_prefix` is true. (A folded entry may turn out to hold nothing.)
+    `is_prefix` is true. (A folded entry may turn out to hold nothing.) `found` is what `stat` would tell, where a
+    listing tells it for nothing.
     """
 
     key: str
     is_prefix: bool = False
+    found: Stat | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +279,13 @@ class Driver(Protocol):
 
     async def delete(self, key: str) -> None:
         """Delete an object; deleting what is absent is fine."""
+        ...
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects as `delete` does, for less than it would cost one by one, in no order.
+
+        If that fails, some may be gone.
+        """
         ...
 
     async def delete_version(self, key: str, *, version: str) -> None:

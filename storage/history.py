@@ -156,6 +156,10 @@ class HistoryStore:
         found = [mark async for mark in self._marks(keys.history(repository, tag))]
         return sorted(found, key=lambda mark: (mark.time, mark.key))
 
+    async def all_marks(self, repository: str) -> dict[str, list[Mark]]:
+        """By tag what the keys of its records tell, by time: of a whole repository, by listing alone."""
+        return {marks[0].tag: marks async for marks in self._tags(keys.histories(repository))}
+
     async def tags(self, repository: str) -> list[str]:
         """Every tag that has a history, in byte order, whether it is there or was deleted."""
         return sorted([marks[0].tag async for marks in self._tags(keys.histories(repository))])

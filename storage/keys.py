@@ -26,6 +26,8 @@ REFRESH = f"{OURS}/refresh/"
 SIGNING_KEYS = f"{OURS}/keys/"
 REMOVALS = f"{OURS}/removals/"
 LEASES = f"{OURS}/leases/"
+RETENTION = f"{OURS}/retention"
+"""Since when the rules of retention hold, and what the last run has done."""
 POINTERS = f"{OURS}/pointers/"
 SCRUB_SHARDS = f"{OURS}/scrub/shards"
 """When the blobs of each first byte were read last, and what could not be read."""
@@ -34,6 +36,13 @@ SCRUB_CURSOR = f"{OURS}/scrub/cursor"
 USAGE = f"{OURS}/usage/"
 USAGE_REPORT = f"{USAGE}_report"
 """What every repository held when the whole store was last counted."""
+COLLECTION = f"{OURS}/gc/"
+COLLECTION_RUN = f"{COLLECTION}run"
+"""There, while a garbage collection is under way."""
+COLLECTION_LAST = f"{COLLECTION}last"
+FRESH = f"{COLLECTION}fresh/"
+DELETING = f"{COLLECTION}deleting/"
+COLLECTED = f"{COLLECTION}log/"
 REPOSITORIES = f"{ROOT}/repositories/"
 BLOBS = f"{ROOT}/blobs/"
 
@@ -70,7 +79,7 @@ def pointer(key: str) -> str:
 
 def repository_records(name: str) -> tuple[str, ...]:
     """What is known of a repository's past: nothing relies on it."""
-    return (histories(name),)
+    return (histories(name), pulls(name))
 
 
 def layers(name: str) -> str:
@@ -242,6 +251,41 @@ def entry_removals(name: str) -> str:
 def repository_removals(name: str) -> str:
     """Announcements that anything may be taken from a repository."""
     return f"{removals(name)}_repository/"
+
+
+def pulls(name: str) -> str:
+    """When tags and manifests of a repository were pulled."""
+    return f"{_ours(name)}/_pulls/"
+
+
+def pulls_record(name: str, record: str) -> str:
+    """What one process has counted for a while."""
+    return f"{pulls(name)}{record}"
+
+
+def collection_removals(name: str) -> str:
+    """Announcements that a garbage collection may take any blob or manifest from a repository."""
+    return f"{removals(name)}_collection/"
+
+
+def retry_removals(name: str) -> str:
+    """Announcements of pushes that put right what a garbage collection has taken from under them."""
+    return f"{removals(name)}_again/"
+
+
+def fresh(run: str, kind: str, canonical: Digest) -> str:
+    """A blob or manifest that somebody has come to rely on while a garbage collection is under way."""
+    return f"{FRESH}{run}/{kind}/{canonical.algorithm}-{canonical.hex}"
+
+
+def deleting(low: str, high: str, name: str) -> str:
+    """Announcement that bytes may be deleted: of all digests from `low` to `high`, in hexadecimal digits."""
+    return f"{DELETING}{low}-{high}-{name}"
+
+
+def collected(name: str) -> str:
+    """What a garbage collection has taken, a batch of it."""
+    return f"{COLLECTED}{name}"
 
 
 def lease(name: str) -> str:

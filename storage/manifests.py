@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from storage import keys
+from storage.arrivals import MANIFESTS, Arrivals, State
 from storage.digest import SHA256, Digest
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, StorageUnavailable, VersionMismatch
@@ -35,8 +36,9 @@ class StoredManifest:
 class ManifestStore:
     """Every revision link in it was written after the bytes that it leads to were durable."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, arrivals: Arrivals | None = None) -> None:
         self._driver = driver
+        self._arrivals = arrivals or Arrivals(driver)
 
     async def put_bytes(self, body: bytes) -> Digest:
         """Store the bytes, still invisible, and return the sha256 digest that they lie under."""
@@ -59,8 +61,34 @@ class ManifestStore:
         else:
             await self._driver.put(key, media_type.encode())
 
-    async def link(self, repository: str, digest: Digest, *, canonical: Digest) -> bool:
-        """Make the manifest visible; tells whether it was not before."""
+    async def state(self) -> State:
+        """The state of the garbage collection: for `link`, before the bytes are stored."""
+        return await self._arrivals.state()
+
+    async def link(
+        self, repository: str, digest: Digest, *, canonical: Digest, body: bytes | None, since: State | None = None
+    ) -> bool:
+        """Make the manifest visible, whose bytes were stored after `since`; tells whether it was not before.
+
+        `body` is for the case that a collection has deleted them meanwhile. Raises Corrupt if it is needed and None.
+        """
+        is_new = await self._link(repository, digest, canonical)
+        state = await self._arrivals.tell(canonical, MANIFESTS)
+        if state.is_on or state != since:
+            # A collection may have found the bytes before the link. From now on none takes them.
+            try:
+                await self._driver.stat(keys.blob(canonical))
+            except NotFound as error:
+                if body is None:
+                    raise Corrupt("the bytes were collected as garbage", key=keys.blob(canonical)) from error
+                await self._driver.put(keys.blob(canonical), body)
+        return is_new
+
+    async def keep(self, canonical: Digest) -> None:
+        """Say that a manifest is relied on, in case that a garbage collection is under way."""
+        await self._arrivals.tell(canonical, MANIFESTS)
+
+    async def _link(self, repository: str, digest: Digest, canonical: Digest) -> bool:
         key = keys.revision_link(repository, digest)
         for _attempt in range(LINK_ATTEMPTS_MAX):
             with contextlib.suppress(AlreadyExists):

@@ -84,6 +84,11 @@ class MemoryDriver:
         """Delete an object; deleting what is absent is fine."""
         self._objects.pop(check_key(key), None)
 
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects; deleting what is absent is fine."""
+        for key in keys:
+            self._objects.pop(check_key(key), None)
+
     async def delete_version(self, key: str, *, version: str) -> None:
         """Delete only `version`. Raises VersionMismatch."""
         self._check(key, version)

@@ -27,6 +27,8 @@ class Kind(Enum):
     MEDIA_TYPE = "media type"
     REFERRER = "referrer"
     HISTORY = "record of a tag's history"
+    PULLS = "record of pulls"
+    RETENTION = "state of retention"
     DAMAGED = "damaged marker"
     SOURCE = "blob source"
     REMOVAL = "removal, under way or of late"
@@ -37,6 +39,10 @@ class Kind(Enum):
     STAGED = "staged bytes of an upload in a bucket"
     LEASE = "lease of background work"
     SCRUB = "record of the scrub"
+    COLLECTION = "state of a garbage collection"
+    FRESH = "what arrived while a garbage collection was under way"
+    DELETING = "bytes that are being deleted"
+    COLLECTED = "what a garbage collection has taken"
     POINTER = "pointer to a blob in a bucket that is not at its key yet"
     USAGE_REPORT = "usage of all repositories"
     USAGE_HEAD = "usage of a prefix"
@@ -106,6 +112,8 @@ def _in_ours(key: str) -> Place:
             return Place(key, Kind.LAYOUT)
         case [keys.OURS, "unadopted"]:
             return Place(key, Kind.UNADOPTED)
+        case [keys.OURS, "retention"]:
+            return Place(key, Kind.RETENTION)
         case [keys.OURS, "imported"]:
             return Place(key, Kind.IMPORTED)
         case [keys.OURS, "uploads", upload]:
@@ -142,8 +150,24 @@ def _in_accounts(key: str) -> Place:
             return Place(key, Kind.SCRUB, name=name)
         case [keys.OURS, "leases", name]:
             return Place(key, Kind.LEASE, name=name)
+        case [keys.OURS, "gc", *parts]:
+            return _in_collection(key, parts)
         case [keys.OURS, "audit", *parts] if parts:
             return Place(key, Kind.AUDIT, name="/".join(parts))
+    return _stray(key)
+
+
+def _in_collection(key: str, parts: Sequence[str]) -> Place:
+    match parts:
+        case ["run" | "last"]:
+            return Place(key, Kind.COLLECTION)
+        case ["fresh", run, "blobs" | "manifests", name]:
+            algorithm, _, encoded = name.partition("-")
+            return _digested(key, Kind.FRESH, algorithm, encoded, name=run)
+        case ["deleting", name]:
+            return Place(key, Kind.DELETING, name=name)
+        case ["log", name]:
+            return Place(key, Kind.COLLECTED, name=name)
     return _stray(key)
 
 
@@ -153,7 +177,7 @@ def _in_removals(key: str, repository: str, tail: Sequence[str]) -> Place:
             return _digested(key, Kind.REMOVAL, algorithm, encoded, repository=repository, name=name)
         case ["_tags", tag, _]:
             return Place(key, Kind.REMOVAL, repository, tag)
-        case ["_catalog" | "_repository", _]:
+        case ["_catalog" | "_repository" | "_collection" | "_again", _]:
             return Place(key, Kind.REMOVAL, repository)
     return _stray(key)
 
@@ -184,6 +208,8 @@ def _in_our_repository(key: str, repository: str, tail: Sequence[str]) -> Place:
             except ValueError:
                 return _stray(key)
             return Place(key, Kind.REFERRER, repository, digest=digest, subject=subject)
+        case ["_pulls", record]:
+            return Place(key, Kind.PULLS, repository) if record else _stray(key)
         case ["_history", tag, record]:
             return _in_history(key, repository, tag, record)
     return _stray(key)

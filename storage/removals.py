@@ -27,6 +27,8 @@ ANNOUNCED_SECONDS = 6.0
 TAKEN_SECONDS_MAX = 3.0
 """So long after its announcement a removal may still take something. What lies between is for clocks that differ."""
 
+CLOCKS_DIFFER_SECONDS = ANNOUNCED_SECONDS - TAKEN_SECONDS_MAX
+
 KEPT_SECONDS = 900.0
 TRUSTED_SECONDS = 600.0
 """So long what was looked up is taken for true if no removal is written down. What lies between is for clocks that
@@ -84,23 +86,28 @@ class Recent:
 
     def touches_blob(self, digest: Digest) -> bool:
         """Tell whether a blob's link may have been taken."""
-        return self._touches(keys.blob_removals(self.repository, digest))
+        return self.may_be_collected or self._touches(keys.blob_removals(self.repository, digest))
 
     def touches_manifest(self, digest: Digest) -> bool:
         """Tell whether a manifest may have been taken."""
-        return self._touches(keys.manifest_removals(self.repository, digest))
+        return self.may_be_collected or self._touches(keys.manifest_removals(self.repository, digest))
 
     def touches(self, digest: Digest) -> bool:
         """Tell whether a blob's link or a manifest may have been taken."""
         return self.touches_blob(digest) or self.touches_manifest(digest)
 
     def touches_tag(self, tag: str) -> bool:
-        """Tell whether a tag may have been taken."""
-        return self._touches(keys.tag_removals(self.repository, tag))
+        """Tell whether a tag, or an entry of its index, may have been taken."""
+        return self.may_be_collected or self._touches(keys.tag_removals(self.repository, tag))
 
     def touches_entry(self) -> bool:
         """Tell whether the repository's entry in the catalog may have been taken."""
         return self._touches(keys.entry_removals(self.repository))
+
+    @property
+    def may_be_collected(self) -> bool:
+        """Whether a garbage collection may have taken anything."""
+        return not self.is_complete or keys.collection_removals(self.repository) in self.folders
 
     def _touches(self, folder: str) -> bool:
         whole = keys.repository_removals(self.repository)
@@ -126,6 +133,10 @@ class RemovalStore:
     def now(self) -> float:
         """When a look begins whose result is to be trusted later, see `recent`."""
         return self._clock()
+
+    async def rest(self, seconds: float) -> None:
+        """Wait, as everything here does."""
+        await self._pause(seconds)
 
     async def recent(self, repository: str, *, since: float) -> Recent:
         """Tell what may have been taken from a repository between `since` and now."""
@@ -168,15 +179,55 @@ class RemovalStore:
         async with self._announced(keys.entry_removals(repository)) as removal:
             yield removal
 
+    @asynccontextmanager
+    async def of_collection(self, repository: str, run: str) -> AsyncIterator[Removal]:
+        """Announce that a garbage collection may take any blob or manifest, until the end of the `with` block.
+
+        All announcements of a run for a repository are one object, which is written again for each.
+        """
+        async with self._announced(keys.collection_removals(repository), name=run) as removal:
+            yield removal
+
+    @asynccontextmanager
+    async def of_retry(self, repository: str) -> AsyncIterator[Removal]:
+        """Announce that a push puts right what a garbage collection has taken from under it: tags may go back."""
+        async with self._announced(keys.retry_removals(repository)) as removal:
+            yield removal
+
     async def wait_for_blobs(self, repository: str, digests: Iterable[Digest]) -> None:
         """Return once none of the blobs is about to be removed."""
-        whole = keys.repository_removals(repository)
-        await self._wait(repository, {whole, *(keys.blob_removals(repository, digest) for digest in digests)})
+        await self._wait(repository, {keys.blob_removals(repository, digest) for digest in digests})
 
     async def wait_for_manifest(self, repository: str, digest: Digest) -> None:
         """Return once the manifest is not about to be removed."""
-        whole = keys.repository_removals(repository)
-        await self._wait(repository, {whole, keys.manifest_removals(repository, digest)})
+        await self._wait(repository, {keys.manifest_removals(repository, digest)})
+
+    async def collected_since(self, repository: str, since: float) -> bool:
+        """Tell whether a garbage collection may have taken anything at `since` or later, by the announcements."""
+        return await self._any(keys.collection_removals(repository), since - CLOCKS_DIFFER_SECONDS)
+
+    async def deleted_since(self, repository: str, digest: Digest, since: float) -> bool:
+        """Tell whether somebody has been deleting the manifest at `since` or later."""
+        folders = (keys.manifest_removals(repository, digest), keys.repository_removals(repository))
+        return any([await self._any(folder, since) for folder in folders])
+
+    async def of_manifests(self, repository: str) -> dict[str, bool]:
+        """All announcements of deletions of manifests, and of pushes that put something right; whether each counts."""
+        found: dict[str, bool] = {}
+        folders = f"{keys.removals(repository)}_revisions/", keys.repository_removals(repository)
+        for prefix in (*folders, keys.retry_removals(repository)):
+            async for place in walk(self._driver, prefix):
+                text = await self._read(place.key)
+                if text is not None:
+                    found[place.key] = self._counts(text)
+        return found
+
+    async def _any(self, prefix: str, since: float) -> bool:
+        async for place in walk(self._driver, prefix):
+            text = await self._read(place.key)
+            if text is not None and (self._counts(text) or until_of(text) - ANNOUNCED_SECONDS >= since):
+                return True
+        return False
 
     async def expire(self, end_tag_removal: Callable[[str, str], Awaitable[None]]) -> int:
         """Forget removals that have ended, or whose processes have died, long ago; returns how many.
@@ -201,14 +252,16 @@ class RemovalStore:
         return text is not None and not text.endswith(DONE) and not self._counts(text)
 
     @asynccontextmanager
-    async def _announced(self, prefix: str, *, durable: bool = True) -> AsyncIterator[Removal]:
-        key = f"{prefix}{self._new_id()}"
+    async def _announced(self, prefix: str, *, durable: bool = True, name: str = "") -> AsyncIterator[Removal]:
+        key = f"{prefix}{name or self._new_id()}"
         written = False
 
         async def write() -> float:
             nonlocal written
             now = self._clock()
-            if durable and not written:
+            if name:
+                await self._driver.put(key, self._text_now())
+            elif durable and not written:
                 await self._driver.create(key, self._text_now())
             else:
                 await self._driver.put(key, self._text_now(), durable=False)
@@ -225,7 +278,7 @@ class RemovalStore:
                 await self._driver.put(key, self._text_now() + DONE, durable=False)
 
     def _text_now(self) -> bytes:
-        return f"{self._clock() + ANNOUNCED_SECONDS!r}".encode()
+        return announcement(self._clock())
 
     async def _recent(self, repository: str, prefix: str, since: float) -> Recent:
         page = await self._driver.list(prefix, limit=RECENT_MAX)
@@ -234,6 +287,8 @@ class RemovalStore:
         return Recent(repository, folders, is_fresh and not page.more)
 
     async def _wait(self, repository: str, folders: Collection[str]) -> None:
+        # What takes anything of the repository takes this as well.
+        folders = {*folders, keys.collection_removals(repository), keys.repository_removals(repository)}
         while await self._any_counts(repository, folders):
             await self._pause(PAUSE_SECONDS)
 
@@ -254,15 +309,25 @@ class RemovalStore:
             return None
 
     def _counts(self, text: bytes) -> bool:
-        until = _until(text)
-        # One from the far future comes from a clock that has been set back since.
-        return not text.endswith(DONE) and self._clock() < until <= self._clock() + 2 * ANNOUNCED_SECONDS
+        return counts(text, self._clock())
 
     def _is_over(self, text: bytes) -> bool:
-        return not self._clock() - KEPT_SECONDS <= _until(text) <= self._clock() + KEPT_SECONDS
+        return not self._clock() - KEPT_SECONDS <= until_of(text) <= self._clock() + KEPT_SECONDS
 
 
-def _until(text: bytes) -> float:
+def announcement(now: float) -> bytes:
+    """The text of an announcement that is made now."""
+    return f"{now + ANNOUNCED_SECONDS!r}".encode()
+
+
+def counts(text: bytes, now: float) -> bool:
+    """Tell whether an announcement holds: whoever relies on what it is about waits."""
+    # One from the far future comes from a clock that has been set back since.
+    return not text.endswith(DONE) and now < until_of(text) <= now + 2 * ANNOUNCED_SECONDS
+
+
+def until_of(text: bytes) -> float:
+    """Until when an announcement counts, or would if its removal had not ended; 0 for a damaged one."""
     try:
         return float(text.removesuffix(DONE))
     except ValueError:

@@ -18,6 +18,7 @@ from storage import keys
 from storage.digest import Digest, RunningHash
 from storage.drivers import Driver, StagedWriter, check_key
 from storage.errors import Busy, Corrupt, NotFound, StorageRefused
+from storage.walk import walk
 
 RECORD_STORED_BYTES_MAX = 4 << 20
 """A driver may keep more in the object than the record."""
@@ -165,6 +166,18 @@ class UploadStore:
             if not page.more:
                 return found
             after = page.entries[-1].key
+
+    async def open_since(self) -> dict[str, float]:
+        """When the oldest open session of each repository was begun; damaged and unreadable ones are left out."""
+        found: dict[str, float] = {}
+        async for place in walk(self._driver, keys.UPLOADS):
+            try:
+                record = await self._read(place.name)
+            except (NotFound, StorageRefused):
+                continue
+            if record.digest is None:
+                found[record.repository] = min(record.created, found.get(record.repository, record.created))
+        return found
 
     async def expire(self, *, idle_seconds: float, lifetime_seconds: float, ended_seconds: float) -> int:
         """Drop sessions that nobody uses any more, and forget ended ones; returns how many."""

@@ -73,7 +73,7 @@ def test_a_file_in_the_working_directory_is_found(tmp_path: Path, monkeypatch: p
         ("[upload]\nidle_seconds = 1", "upload.idle_seconds: unknown key: did you mean limits.upload_idle_seconds?"),
         (
             "[http]",
-            "http: unknown section: there are [auth], [limits], [tls], [audit], [history], [scrub], [usage], [s3]",
+            f"http: unknown section: there are {', '.join(f'[{section}]' for section in SECTIONS)}",
         ),
         ("limits = 3", "limits: a section: write [limits] on a line of its own, and its keys below"),
     ],

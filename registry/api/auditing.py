@@ -66,6 +66,11 @@ class Auditor:
         if self._trail is not None:
             await self._write(Event(kind, actor=actor, address=address, detail=detail))
 
+    async def event(self, event: Event) -> None:
+        """Write down what no request has done. Raises AuditUnavailable."""
+        if self._trail is not None:
+            await self._write(event)
+
     async def login_failed(self, address: str, user: str, reason: str) -> None:
         """Write down that somebody was not let in, who may have said that they are `user`.
 

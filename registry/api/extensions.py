@@ -46,12 +46,13 @@ OF_A_REPOSITORY: Sequence[Extension] = (
     DISCOVERY,
     Extension(
         "_pierhead",
-        "histories of tags, and the way back; DELETE of a whole repository",
+        "histories of tags, and the way back; DELETE of a whole repository; usage of quotas",
         (
             "_pierhead/tags/{tag}/history",
             "_pierhead/tags/{tag}/rollback",
             "_pierhead/tags/{tag}/restore",
             "_pierhead/repository",
+            "_pierhead/usage",
         ),
     ),
 )

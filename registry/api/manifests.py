@@ -15,6 +15,7 @@ from registry.earlier import EarlierStates
 from registry.errors import Denied, ManifestUnknown, TooManyTags
 from registry.manifests import Changes, Manifests
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
+from registry.retention.pulls import Pulls
 from storage.digest import Digest
 from storage.timelines import Cause, Why
 
@@ -34,7 +35,9 @@ class ManifestEndpoints:
         *,
         manifest_bytes_max: int,
         tags_max: int,
+        pulls: Pulls | None = None,
     ) -> None:
+        self._pulls = pulls
         self._manifests = manifests
         self._earlier = earlier
         self._auditor = auditor
@@ -54,6 +57,8 @@ class ManifestEndpoints:
             if earlier is None:
                 raise
             manifest = await self._manifests.get(request.repository, earlier)
+        if self._pulls is not None and request.method == "GET":  # clients that only look send HEAD
+            self._pulls.note(request.repository, str(reference))
         digest = str(manifest.digest).encode("ascii")
         headers = [
             header(b"content-type", manifest.media_type),

@@ -21,6 +21,7 @@ from registry.api.repositories import RepositoryEndpoints
 from registry.api.requests import Request
 from registry.api.responses import Response
 from registry.api.uploads import UploadEndpoints
+from registry.api.usage import UsageEndpoints
 from registry.errors import NameInvalid, NotThere, Unsupported
 from registry.names import RepositoryName, parse_name
 
@@ -44,6 +45,7 @@ class Shape(Enum):
     TAG_ROLLBACK = "<name>/_pierhead/tags/<tag>/rollback"
     TAG_RESTORATION = "<name>/_pierhead/tags/<tag>/restore"
     REPOSITORY = "<name>/_pierhead/repository"
+    USAGE = "<name>/_pierhead/usage"
     TOKEN = "/token"  # noqa: S105  # no password
     """Beside `/v2/`, and in no line of the table."""
 
@@ -87,6 +89,7 @@ class Endpoints:
     manifests: ManifestEndpoints
     histories: HistoryEndpoints
     repositories: RepositoryEndpoints
+    usage: UsageEndpoints
 
 
 def routes(endpoints: Endpoints) -> Sequence[Route]:
@@ -113,6 +116,7 @@ def routes(endpoints: Endpoints) -> Sequence[Route]:
         Route("POST", Shape.TAG_ROLLBACK, Action.PUSH, endpoints.histories.rollback),
         Route("POST", Shape.TAG_RESTORATION, Action.PUSH, endpoints.histories.restore),
         Route("DELETE", Shape.REPOSITORY, Action.DELETE, endpoints.repositories.delete),
+        Route("GET", Shape.USAGE, Action.PUSH, endpoints.usage.get),
     )
 
 
@@ -171,6 +175,8 @@ def _parse_extension(parts: Sequence[str]) -> Target:
     match parts:
         case [*name, "_pierhead", "repository"]:
             return Target(Shape.REPOSITORY, _name(name))
+        case [*name, "_pierhead", "usage"]:
+            return Target(Shape.USAGE, _name(name))
     raise NotThere("there is nothing at this address: the API is below /v2/")
 
 

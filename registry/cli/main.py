@@ -11,6 +11,7 @@ from registry.cli.check_config import check_config
 from registry.cli.help import examples
 from registry.cli.policy import policy
 from registry.cli.repositories import app as repositories
+from registry.cli.retention import app as retention
 from registry.cli.robots import app as tokens
 from registry.cli.scrub import app as scrub
 from registry.cli.serve import serve
@@ -52,6 +53,7 @@ app.add_typer(users, name="user")
 app.add_typer(tokens, name="token")
 app.add_typer(policy, name="policy")
 app.add_typer(repositories, name="repo")
+app.add_typer(retention, name="retention")
 app.add_typer(tls, name="tls")
 app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")

@@ -5,7 +5,7 @@ thread. Whatever fsyncs, waits for a lock, or touches much goes to a bounded set
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -84,6 +84,10 @@ class FileSystemDriver:
     async def delete(self, key: str) -> None:
         """Delete an object; deleting what is absent is fine."""
         await self._threads.run(self._files.delete, check_key(key))
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, and make that durable once for each directory."""
+        await self._threads.run(self._files.delete_many, [check_key(key) for key in keys])
 
     async def delete_version(self, key: str, *, version: str) -> None:
         """Delete only `version`. Raises VersionMismatch."""

@@ -5,13 +5,14 @@ import fcntl
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from storage.errors import StorageUnavailable
 
 LOCKS = 64
 LOCK_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.0005
+TOGETHER_MAX = 32
 FILE_MODE = 0o600
 """Whoever may open a lock file can hold it, and so stop everybody."""
 
@@ -32,11 +33,24 @@ class Locks:
         """Hold the locks of all keys. Blocks; raises OSError, or StorageUnavailable after LOCK_SECONDS_MAX."""
         with contextlib.ExitStack() as held:
             # One order for everybody: two holders of two locks would wait for each other for ever.
-            for slot in sorted({zlib.crc32(key.encode()) % LOCKS for key in keys}):
+            for slot in sorted(set(map(_slot, keys))):
                 descriptor = os.open(f"{self._directory}/{slot:02}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
                 held.callback(os.close, descriptor)
                 _lock(descriptor, keys[0])
             yield
+
+    def together(self, keys: Iterable[str]) -> Iterator[list[str]]:
+        """Split keys into lists of which each has one lock, and short enough to hold it over all of them."""
+        slots: dict[int, list[str]] = {}
+        for key in keys:
+            slots.setdefault(_slot(key), []).append(key)
+        for slot in slots.values():
+            for start in range(0, len(slot), TOGETHER_MAX):
+                yield slot[start : start + TOGETHER_MAX]
+
+
+def _slot(key: str) -> int:
+    return zlib.crc32(key.encode()) % LOCKS
 
 
 def _lock(descriptor: int, key: str) -> None:

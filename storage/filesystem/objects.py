@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from storage.errors import AlreadyExists, NotFound, StorageUnavailable, VersionMismatch
@@ -96,6 +96,23 @@ class ObjectFiles:
                     raise
             # Also when it was absent: who deleted it an instant ago may not have made that durable yet.
             self.tidy(key)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, fsyncing each directory that stays only once."""
+        stay: set[str] = set()
+        for slot in self.locks.together(keys):
+            with writing(slot[0]):
+                with self.locks.hold(slot[0]):
+                    for key in slot:
+                        try:
+                            os.unlink(self.path(key))  # noqa: PTH108  # building a Path takes as long
+                        except OSError as error:
+                            if error.errno not in _NEVER_THERE and error.errno != errno.ENOENT:
+                                raise
+                stay.update(self.directories.tidy(self.path(key).rpartition("/")[0]) for key in slot)
+        for path in stay:
+            with writing(keys[0]):
+                self.directories.sync(path)
 
     def begin(self, key: str) -> None:
         """Make an empty file. Raises AlreadyExists."""

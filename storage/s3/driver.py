@@ -1,7 +1,7 @@
 """The driver: each method of the contract, and the calls that it consists of."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -47,6 +47,7 @@ class S3Driver:
             folders_hold_objects=True,
             durable_at_once=True,
             looks_cost_calls=True,
+            listings_tell_sizes=True,
             rare_seconds=RARE_SECONDS,
             page_entries=PAGE_MAX - LOOK_AHEAD,
             calls_at_once=min(CALLS_AT_ONCE, settings.threads_max),
@@ -104,6 +105,16 @@ class S3Driver:
         if may_point(check_key(key)):
             await self._pointers.drop(key)
         await self._objects.delete(key)
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects, a thousand with each call. One that a pointer stands for takes calls of its own."""
+        plain = [check_key(key) for key in keys]
+        if any(map(may_point, plain)):
+            pointed = {key async for key in self._pointers.all()}
+            for key in pointed.intersection(plain):
+                await self.delete(key)
+            plain = [key for key in plain if key not in pointed]
+        await self._objects.delete_many(plain)
 
     async def delete_version(self, key: str, *, version: str) -> None:
         """Delete only `version`. Raises VersionMismatch."""

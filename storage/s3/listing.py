@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from storage.drivers import Entry, Page
+from storage.drivers import Entry, Page, Stat
 from storage.s3.client import Bucket, Response
 from storage.s3.failures import Refusal, is_too_long, refused
 
@@ -93,6 +93,7 @@ class _Pages:
         self._fold = fold
         self._least = least
         self._ranges: list[_Range] = []
+        self.stats: dict[str, Stat] = {}
 
     async def next(self, prefix: str, low: str) -> str | None:
         """The first key with that prefix after a place, in the order of directories."""
@@ -112,7 +113,9 @@ class _Pages:
             start = {"StartAfter": self._bucket.full(_sendable(low) + inside)}
         response = await _call(self._bucket, prefix, fold=self._fold, MaxKeys=self._least, **start)
         self._least = PAGE_MAX
-        found = {self._folded(prefix, entry.key) for entry in _entries(self._bucket, response)}
+        entries = _entries(self._bucket, response)
+        self.stats |= {entry.key: entry.found for entry in entries if entry.found is not None}
+        found = {self._folded(prefix, entry.key) for entry in entries}
         keys = sorted((key for key in found if key.split("/") > place), key=lambda key: key.split("/"))
         more = bool(response.get("IsTruncated")) and bool(keys)
         places = [key.split("/") for key in keys]
@@ -167,7 +170,7 @@ class _Walk:
             if not belongs(name):
                 return
             if not slash:
-                yield Entry(key)
+                yield Entry(key, found=self._pages.stats.get(key))
                 low = key
                 continue
             directory = f"{top}{name}/"
@@ -221,8 +224,16 @@ async def _call(bucket: Bucket, prefix: str, *, fold: bool, **parameters: object
         raise refused(error, prefix) from error
 
 
+def _stat(found: dict[str, Any]) -> Stat | None:
+    """Size and time as a listing tells them; of an object that is read elsewhere it tells nothing."""
+    try:
+        return Stat(int(found["Size"]), found["LastModified"].timestamp())
+    except (KeyError, ValueError, AttributeError):
+        return None
+
+
 def _entries(bucket: Bucket, response: Response) -> list[Entry]:
-    objects = [Entry(bucket.own(found["Key"])) for found in response.get("Contents", [])]
+    objects = [Entry(bucket.own(found["Key"]), found=_stat(found)) for found in response.get("Contents", [])]
     folded = [Entry(bucket.own(found["Prefix"]), is_prefix=True) for found in response.get("CommonPrefixes", [])]
     # An object whose name ends in a slash is a directory that some tool has made visible: no key of ours.
     entries = [entry for entry in objects if not entry.key.endswith("/")] + folded

@@ -4,7 +4,7 @@ The version of an object is its entity tag, which changes whenever the bytes do.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -18,6 +18,9 @@ NONCE = "pierhead-write"
 
 GONE = "pierhead-gone"
 """The metadata of what is about to be deleted, in a store that deletes only unconditionally."""
+
+DELETED_MAX = 1000
+_ABSENT = frozenset({"NoSuchKey", "NotFound"})
 
 
 class Objects:
@@ -99,6 +102,23 @@ class Objects:
         except Refusal as error:
             if not error.is_absent and not is_too_long(key):
                 raise refused(error, key) from error
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """DELETE of many, whatever is there; one by one where the store has no such call."""
+        for start in range(0, len(keys), DELETED_MAX):
+            names = [{"Key": self.bucket.full(key)} for key in keys[start : start + DELETED_MAX]]
+            try:
+                response = await self.bucket.call("delete_objects", "", Delete={"Objects": names, "Quiet": True})
+            except Refusal as error:
+                if error.code not in {"NotImplemented", "MethodNotAllowed"}:
+                    raise refused(error, keys[start]) from error
+                for key in keys[start : start + DELETED_MAX]:
+                    await self.delete(key)
+                continue
+            failed = [each for each in response.get("Errors", []) if each.get("Code") not in _ABSENT]
+            if failed:
+                text = f"{len(failed)} of {len(names)} objects could not be deleted: {failed[0].get('Message', '')}"
+                raise StorageUnavailable(text, key=self.bucket.own(failed[0]["Key"]))
 
     async def delete_version(self, key: str, *, version: str) -> None:
         """Delete only `version`. Raises VersionMismatch.

@@ -27,6 +27,7 @@ TAILS = {
     Shape.TAG_ROLLBACK: tags,
     Shape.TAG_RESTORATION: tags | st.sampled_from([*ROUTE_WORDS, "_pierhead", "history"]),
     Shape.REPOSITORY: st.just(""),
+    Shape.USAGE: st.just(""),
 }
 
 

@@ -67,7 +67,9 @@ class _Tree:
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
             (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository)/[0-9a-f]{{32}}", self._time),
-            (r"pierhead/leases/(sweep|history|scrub)", self._lease),
+            (rf"{OURS}/_pulls/[0-9a-f]{{32}}", self._json),
+            (r"pierhead/retention", self._json),
+            (r"pierhead/leases/(sweep|history|scrub|retention)", self._lease),
             (r"pierhead/scrub/(shards|cursor)", self._scrub),
             (rf"pierhead/usage/{NAME}/_head", self._usage),
             (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
@@ -207,6 +209,10 @@ class _Tree:
     def _lease(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and set(json.loads(path.read_bytes())) != {"holder", "ended", "written"}:
             self._lie(path, "it is no lease")
+
+    def _json(self, path: Path, _found: re.Match[str]) -> None:
+        if not self._lost(path) and not isinstance(json.loads(path.read_bytes()), dict):
+            self._lie(path, "it is no object")
 
     def _scrub(self, path: Path, _found: re.Match[str]) -> None:
         try:

@@ -8,7 +8,7 @@ that one client gives up are the bytes that another one needs just then.
 import json
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from registry.media_types import IMAGE, INDEX
@@ -126,11 +126,12 @@ class Shelf:
 
 
 class Publisher:
-    """One client. `counts` tells what has happened to it."""
+    """One client. `counts` tells what has happened to it, `acknowledged` what was pushed: repositories and digests."""
 
     def __init__(self, caller: Caller, number: int, seed: str) -> None:
         self.shelves = [Shelf(f"collected/client{number}/{part}") for part in ("app", "base/image")]
         self.counts: Counter[str] = Counter()
+        self.acknowledged: set[tuple[str, str]] = set()
         self._caller = caller
         self._number = number
         self._chance = random.Random(f"{seed} {number}")
@@ -220,6 +221,7 @@ class Publisher:
             for content in image.contents:
                 self._push_content(repository, content)
             if self._put(repository, image, reference).status == 201:
+                self.acknowledged.add((repository, image.digest))
                 self.counts["pushed"] += 1
                 return
             self.counts["pushed again"] += 1
@@ -343,9 +345,3 @@ class Publisher:
 
     def _note(self) -> str:
         return f"{self._number} {self._chance.random()}"
-
-
-def everything(publishers: Iterable[Publisher]) -> Iterator[Shelf]:
-    """All repositories that belong to one client each."""
-    for publisher in publishers:
-        yield from publisher.shelves

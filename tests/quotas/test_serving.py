@@ -65,6 +65,9 @@ def test_of_many_pushes_at_once_no_more_get_in_than_fit(start_pierhead: Starter,
     assert all("quota of team: " in refusal(answer) for answer in answers if answer.status_code == 403)
     assert linked_bytes(server.data, "team") == MIB * statuses.count(201)
     assert push_blob(client, "elsewhere/app", b"x" * MIB).status_code == 201
+    used = {"prefix": "team", "bytes": limit, "used": MIB * statuses.count(201)}
+    assert client.get("/v2/team/_pierhead/usage").json() == {"name": "team", "quotas": [used]}
+    assert client.get("/v2/elsewhere/app/_pierhead/usage").json()["quotas"] == []
     # What was refused for the sake of others that were refused as well gets in now.
     for repository in ALL_TEAMS:
         push_blob(client, repository, os.urandom(MIB))

@@ -18,7 +18,7 @@ from tests.stores import Clock, Power
 
 DIRECTORY = Capabilities()
 BUCKET = Capabilities(folders_hold_objects=True, durable_at_once=True, looks_cost_calls=True, rare_seconds=5.0)
-STEPS_MAX = 5000
+STEPS_MAX = 20_000
 WAITED_SECONDS = 1.0
 """By how much the clock goes on when everybody waits."""
 
@@ -116,6 +116,7 @@ class Schedule:
     immutable: Sequence[ImmutableTags] = ()
     skew_seconds: float = 0.0
     ticks: Iterator[int] = field(default_factory=itertools.count)
+    steps_max: int = STEPS_MAX
 
     def worker(self) -> Services:
         """Return another worker on the store, whose waits are turns."""
@@ -134,7 +135,8 @@ class Schedule:
         """Run until everybody is done."""
         stickiness = self.chance.choice([0.03, 0.1, 0.25, 0.5])
         current: Actor | None = None
-        for _step in range(STEPS_MAX):
+        for _step in range(self.steps_max):
+            self.between()
             going = [actor for actor in self.actors if not actor.done]
             if not going:
                 return
@@ -152,6 +154,9 @@ class Schedule:
                 # Who waits looks again after a while.
                 actor.waits = actor.waits and self.chance.random() < 0.7
         raise AssertionError(f"it never ends: {[actor.name for actor in self.actors if not actor.done]}")
+
+    def between(self) -> None:
+        """Do something between two steps: nothing."""
 
     def _go_on(self, actor: Actor) -> None:
         self.driver.actor = actor

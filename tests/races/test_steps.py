@@ -11,7 +11,9 @@ from registry.media_types import IMAGE
 from registry.names import Tag
 from storage import keys
 from storage.digest import Digest
+from storage.drivers import SmallObject
 from storage.errors import StorageUnavailable
+from storage.places import Kind, read_key
 from storage.removals import ANNOUNCED_SECONDS, DONE, KEPT_SECONDS
 from tests.races.schedules import BUCKET
 from tests.registry.images import CONFIG, LAYER, descriptor, encode, image
@@ -119,6 +121,46 @@ async def test_a_push_whose_manifest_is_deleted_leaves_the_tag_of_a_push_after_t
 
     assert waiting == []
     assert (await worker.manifests.get(REPOSITORY, LATEST)).body == BODY
+
+
+class LateReader(StepDriver):
+    """Lets somebody act, once, after a link was read."""
+
+    act: Act | None = None
+    after = ""
+
+    async def get(self, key: str, *, bytes_max: int) -> SmallObject:
+        found = await super().get(key, bytes_max=bytes_max)
+        if key == self.after and self.act is not None:
+            act, self.act = self.act, None
+            await act()
+        return found
+
+
+async def test_who_reads_a_tag_gets_what_it_moved_to_if_the_manifest_before_is_gone_by_then() -> None:
+    driver = LateReader()
+    worker, other = Services(driver), Services(driver)
+    await worker.push(image())
+    moved = image(subject=descriptor(b"another image", IMAGE))
+
+    async def move_and_delete() -> None:
+        await other.push(moved)
+        await other.manifests.delete(REPOSITORY, DIGEST)
+
+    driver.after, driver.act = keys.tag_link(REPOSITORY, LATEST), move_and_delete
+
+    assert (await worker.manifests.get(REPOSITORY, LATEST)).body == encode(moved)
+    assert driver.act is None
+
+
+async def test_a_tag_whose_manifest_is_gone_is_looked_up_twice_and_no_more(
+    driver: StepDriver, worker: Services
+) -> None:
+    await worker.push(image())
+    await driver.delete(keys.revision_link(REPOSITORY, DIGEST))
+
+    with pytest.raises(ManifestUnknown):
+        await worker.manifests.get(REPOSITORY, LATEST)
 
 
 async def test_an_artifact_that_is_pushed_again_while_it_is_deleted_is_listed(
@@ -338,7 +380,8 @@ async def test_what_a_deletion_that_was_cut_off_has_left_goes_when_its_client_as
             await worker.manifests.delete(REPOSITORY, reference)
 
     assert await keys_below(driver, index) == []
-    assert await keys_below(driver, keys.OUR_REPOSITORIES) == []
+    left = [read_key(key).kind for key in await keys_below(driver, keys.OUR_REPOSITORIES)]
+    assert set(left) == {Kind.HISTORY}
 
 
 async def test_what_a_deletion_of_a_tag_has_left_that_died_is_taken_before_the_deletion_is_forgotten(

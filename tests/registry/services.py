@@ -20,6 +20,7 @@ from registry.tag_rules import ImmutableTags
 from registry.tags import Tags
 from registry.uploads import Body, UploadLimits, Uploads
 from registry.usage_sweeps import UsageSweep
+from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import Digest
@@ -61,12 +62,14 @@ class Services:
     ) -> None:
         self.driver = driver or MemoryDriver()
         self.clock = clock or Clock()
-        self.blob_store = BlobStore(self.driver, clock=self.clock)
+        self.arrivals = Arrivals(self.driver, clock=self.clock, monotonic=self.clock)
+        self.blob_store = BlobStore(self.driver, clock=self.clock, arrivals=self.arrivals)
+        self.manifest_store = ManifestStore(self.driver, arrivals=self.arrivals)
         self.history = HistoryStore(self.driver, self.clock, lambda: f"{next(_ids):032x}")
-        self.manifest_store, self.tag_store = ManifestStore(self.driver), TagStore(self.driver, self.history)
+        self.tag_store = TagStore(self.driver, self.history)
         self.catalog_store = CatalogStore(self.driver, clock=self.clock)
         self.upload_store = UploadStore(self.driver, clock=self.clock)
-        referrers = ReferrerStore(self.driver)
+        self.referrer_store = referrers = ReferrerStore(self.driver)
         self.removals = RemovalStore(self.driver, clock=self.clock, new_id=lambda: f"removal-{next(_ids)}")
         self.usage = UsageStore(self.driver, clock=self.clock, new_id=lambda: f"{next(_ids):x}")
         self.rules = QuotaRules([Quota(repositories=name, bytes=size) for name, size in (quotas or {}).items()])
@@ -79,7 +82,8 @@ class Services:
             new_id=lambda: f"upload-{next(_ids)}",
             quotas=None if quotas is None else self.quotas,
         )
-        stores = ManifestStores(
+        self.pause = pause
+        self.stores = stores = ManifestStores(
             self.manifest_store, self.blob_store, self.tag_store, referrers, self.catalog_store, self.removals
         )
         self.manifests = Manifests(

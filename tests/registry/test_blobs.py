@@ -125,7 +125,7 @@ async def test_an_unreadable_manifest_refers_to_nothing_and_is_logged(services: 
 
 async def test_bytes_that_are_no_manifest_refer_to_nothing_and_are_logged(services: Services) -> None:
     digest = await services.manifest_store.put_bytes(b"no JSON")
-    await services.manifest_store.link(REPOSITORY, digest, canonical=digest)
+    await services.manifest_store.link(REPOSITORY, digest, canonical=digest, body=b"no JSON")
 
     with capture_logs() as logs:
         assert await services.references.of(REPOSITORY, digest) == set()

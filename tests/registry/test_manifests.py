@@ -182,7 +182,7 @@ async def test_an_allowed_type_is_kept_beside_the_bytes(driver: StepDriver) -> N
 async def test_bytes_of_which_nothing_is_known_are_served_as_octets(services: Services) -> None:
     body = b"not even JSON"
     digest = await services.manifest_store.put_bytes(body)
-    await services.manifest_store.link(REPOSITORY, digest, canonical=digest)
+    await services.manifest_store.link(REPOSITORY, digest, canonical=digest, body=body)
 
     assert (await services.manifests.get(REPOSITORY, digest)).media_type == OCTET_STREAM
 
@@ -191,7 +191,7 @@ async def test_bytes_of_which_nothing_is_known_are_served_as_octets(services: Se
 async def test_a_type_that_no_header_can_hold_is_not_sent_in_one(services: Services, name: str) -> None:
     body = encode(image(media_type=name))  # written by who knows whom, for it is refused here
     digest = await services.manifest_store.put_bytes(body)
-    await services.manifest_store.link(REPOSITORY, digest, canonical=digest)
+    await services.manifest_store.link(REPOSITORY, digest, canonical=digest, body=body)
 
     assert (await services.manifests.get(REPOSITORY, digest)).media_type == OCTET_STREAM
 

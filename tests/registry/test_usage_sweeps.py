@@ -100,6 +100,29 @@ async def test_what_was_deleted_a_moment_after_its_push_stays_counted_until_its_
     assert await services.used("team") == 0
 
 
+@pytest.mark.parametrize("kind", ["blob", "manifest", "repository", "collection"])
+async def test_whatever_removes_links_makes_a_count_by_its_announcement(
+    services: Services, clock: Clock, kind: str
+) -> None:
+    digest = await services.push_blob(b"some bytes", repository=OTHER)
+    clock.now += SETTLED_SECONDS + 1
+    sweep = services.usage_sweep(recount_seconds=1e9)
+    await sweep.sweep()
+    announced = {
+        "blob": lambda: services.removals.of_blob(OTHER, digest),
+        "manifest": lambda: services.removals.of_manifest(OTHER, digest),
+        "repository": lambda: services.removals.of_repository(OTHER),
+        "collection": lambda: services.removals.of_collection(OTHER, "f" * 32),
+    }
+    clock.now += 10
+
+    async with announced[kind]():
+        await services.driver.delete(keys.layer_link(OTHER, digest))
+    await sweep.sweep()
+
+    assert await services.used("team") == 0
+
+
 async def test_a_deleted_tag_alone_makes_no_count(
     services: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +231,68 @@ async def test_a_prefix_rests_after_a_count_that_took_long(
     await sweep.sweep()
 
     assert (await services.usage.view("team")).head.began == began + 1201  # type: ignore[union-attr]
+
+
+async def test_what_is_removed_while_a_prefix_rests_is_free_when_it_has_rested(
+    services: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await services.push_blob(b"some bytes")
+    await services.push_blob(b"others")
+    clock.now += SETTLED_SECONDS + 1
+    sweep = services.usage_sweep(recount_seconds=1e9)
+    linked = sweep._linked
+
+    async def slowly(*arguments: object) -> object:
+        clock.now += 60
+        return await linked(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sweep, "_linked", slowly)
+    began = clock.now
+    await sweep.sweep()
+    await services.blobs.delete(REPOSITORY, digest)
+    await sweep.sweep()
+    clock.now = began + 1100
+    await services.removals.expire(services.tag_store.forget_if_gone)
+    assert await keys_below(services.driver, keys.REMOVALS) == []
+    await sweep.sweep()
+    assert await services.used("team") == len(b"some bytesothers")
+    clock.now = began + 1201
+
+    await sweep.sweep()
+
+    assert await services.used("team") == len(b"others")
+
+
+async def test_a_deleted_repository_is_free_and_what_was_known_of_its_prefix_goes(
+    services: Services, clock: Clock
+) -> None:
+    await services.push(image())
+    clock.now += SETTLED_SECONDS + 1
+    sweep = services.usage_sweep(recount_seconds=1e9)
+    await sweep.sweep()
+    clock.now += 10
+
+    await services.repositories.delete(REPOSITORY)
+    await sweep.sweep()
+
+    assert await services.used("team") == 0
+    assert await keys_below(services.driver, keys.USAGE) == []
+
+
+async def test_a_prefix_that_is_at_rest_is_looked_at_once_a_sweep(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await services.push(image())
+    await services.usage_sweep().sweep()
+    for key in await keys_below(services.driver, keys.usage_additions("team")):
+        await services.driver.delete(key)
+    sweep = services.usage_sweep()
+
+    async def view(_prefix: str) -> None:
+        raise AssertionError("more than its head was looked at")
+
+    monkeypatch.setattr(services.usage, "view", view)
+    await sweep.sweep()
 
 
 async def test_what_is_stored_of_a_prefix_goes_with_its_quota(services: Services) -> None:

@@ -27,7 +27,7 @@ def store(driver: RefusingDriver) -> ManifestStore:
 
 async def put(store: ManifestStore, body: bytes, *, algorithm: str = SHA256, repository: str = REPOSITORY) -> Digest:
     digest = Digest.of(body, algorithm)
-    await store.link(repository, digest, canonical=await store.put_bytes(body))
+    await store.link(repository, digest, canonical=await store.put_bytes(body), body=body)
     return digest
 
 
@@ -72,17 +72,17 @@ async def test_a_manifest_belongs_to_the_repository_that_links_to_it(store: Mani
 async def test_linking_tells_whether_the_manifest_was_not_visible_before(store: ManifestStore) -> None:
     digest = await store.put_bytes(BODY)
 
-    assert await store.link(REPOSITORY, digest, canonical=digest)
-    assert not await store.link(REPOSITORY, digest, canonical=digest)
+    assert await store.link(REPOSITORY, digest, canonical=digest, body=BODY)
+    assert not await store.link(REPOSITORY, digest, canonical=digest, body=BODY)
     await store.unlink(REPOSITORY, digest)
-    assert await store.link(REPOSITORY, digest, canonical=digest)
+    assert await store.link(REPOSITORY, digest, canonical=digest, body=BODY)
 
 
 async def test_linking_again_mends_a_damaged_link(driver: RefusingDriver, store: ManifestStore) -> None:
     digest = await put(store, BODY)
     await driver.put(keys.revision_link(REPOSITORY, digest), b"")
 
-    assert not await store.link(REPOSITORY, digest, canonical=digest)
+    assert not await store.link(REPOSITORY, digest, canonical=digest, body=BODY)
 
     assert await read(store, digest) == BODY
 

@@ -1,0 +1,192 @@
+"""Taking links to what nobody needs: announced, looked at once more, written down, and then gone.
+
+What is about to be taken may be needed by now. Whoever has come to rely on anything since the collection began has
+said so (see storage/arrivals.py), so that one listing tells: what is fresh is spared, with all that it leads to.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from registry.collector.marking import Marked, Marker, Unclear
+from registry.collector.rules import CollectorStores
+from registry.documents import read_manifest
+from registry.referrers import describe
+from storage import keys
+from storage.collected import Pair, Taken
+from storage.digest import Digest
+from storage.errors import NotFound
+from storage.links import link_text
+from storage.places import Kind
+from storage.removals import Removal
+from storage.runs import Fresh, Run
+from storage.walk import is_empty, walk
+
+BATCH = 500
+PIECE = 250
+"""So many objects are deleted between two looks at the clock."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run has taken so far: links, manifests among them, and canonical digests that it has spared after all."""
+
+    layers: int = 0
+    manifests: int = 0
+    repositories: int = 0
+    spared: set[str] = field(default_factory=set)
+
+
+class Taker:
+    """Takes what was marked as garbage, repository by repository."""
+
+    def __init__(self, stores: CollectorStores, marker: Marker, run: Run, *, clock: Callable[[], float]) -> None:
+        self._stores = stores
+        self._driver = stores.driver
+        self._marker = marker
+        self._run = run
+        self._clock = clock
+        self.totals = Totals()
+
+    async def take(self, marked: Marked) -> None:
+        """Take the garbage of one repository. Raises RunLost."""
+        # Parents first, and what they refer to when they are gone: a crash between two batches leaves garbage.
+        taken: set[str] = set()
+        for level in marked.levels:
+            for start in range(0, len(level), BATCH):
+                taken |= await self._manifests(marked, level[start : start + BATCH])
+        if taken:
+            await self._forget_tagged(marked.repository, taken)
+        for start in range(0, len(marked.garbage_layers), BATCH):
+            await self._layers(marked, marked.garbage_layers[start : start + BATCH])
+        await self.leave_catalog(marked.repository)
+
+    async def _manifests(self, marked: Marked, batch: Sequence[str]) -> set[str]:
+        repository, nodes = marked.repository, marked.garbage.nodes
+        await self._stores.pace.rest()
+        async with self._stores.removals.of_collection(repository, self._run.id) as removal:
+            spared = await self._spared(marked)
+            taken = [nodes[digest] for digest in batch if digest not in spared]
+            self.totals.spared |= {nodes[digest].canonical for digest in batch if digest in spared}
+            pairs = [(node.digest, node.canonical) for node in taken]
+            types = await self._types(repository, pairs)
+            links = [keys.revision_link(repository, Digest.parse(digest)) for digest, _canonical in pairs]
+            await self._delete(removal, links, Taken(self._run.id, self._clock(), repository, (), pairs, types))
+            subjects = [(node, Digest.parse(node.subject)) for node in taken if node.subject is not None]
+            extra = [keys.referrer(repository, subject, Digest.parse(node.digest)) for node, subject in subjects]
+            extra += [keys.media_type(repository, Digest.parse(digest)) for digest in types]
+            await self._driver.delete_many(extra)
+            if extra or removal.is_late:
+                # As pushes do: whoever comes last sees the other. Links go back only if they may have been missed.
+                late = removal.is_late
+                fresh = await self._run.fresh()
+                needed = await self._needed(marked, fresh) if late else fresh.manifests
+                back = {pair for pair in pairs if not needed.isdisjoint(pair)}
+                await self._restore(repository, back, types, with_links=late)
+        self.totals.manifests += len(taken)
+        return {node.digest for node in taken}
+
+    async def _layers(self, marked: Marked, batch: Sequence[Pair]) -> None:
+        repository = marked.repository
+        await self._stores.pace.rest()
+        async with self._stores.removals.of_collection(repository, self._run.id) as removal:
+            spared = await self._spared(marked)
+            taken = [(digest, canonical) for digest, canonical in batch if not {digest, canonical} & spared]
+            self.totals.spared |= {canonical for _digest, canonical in set(batch).difference(taken)}
+            links = [keys.layer_link(repository, Digest.parse(digest)) for digest, _canonical in taken]
+            await self._delete(removal, links, Taken(self._run.id, self._clock(), repository, taken))
+            if removal.is_late:
+                needed = await self._spared(marked)
+                for digest, canonical in (pair for pair in taken if not needed.isdisjoint(pair)):
+                    link = keys.layer_link(repository, Digest.parse(digest))
+                    await self._driver.put(link, link_text(Digest.parse(canonical)))
+        self.totals.layers += len(taken)
+
+    async def _delete(self, removal: Removal, links: Sequence[str], taken: Taken) -> None:
+        if not links:
+            return
+        await self._stores.collected.add(taken)
+        for start in range(0, len(links), PIECE):
+            removal.check_time()
+            await self._driver.delete_many(links[start : start + PIECE])
+
+    async def _spared(self, marked: Marked) -> set[str]:
+        """Everything that is needed by what has arrived: digests and canonical ones. Raises RunLost."""
+        return await self._needed(marked, await self._run.fresh())
+
+    async def _needed(self, marked: Marked, fresh: Fresh) -> set[str]:
+        graph = marked.garbage
+        known = {node.canonical: node.digest for node in graph.nodes.values()}
+        roots, outside = set[str](), set[str]()
+        for canonical in fresh.manifests:
+            if canonical in known:
+                roots.add(known[canonical])
+                continue
+            try:
+                references, _subject = await self._marker.references(canonical)
+            except (Unclear, NotFound):
+                return {*graph.nodes, *marked.garbage_digests, *(digest for digest, _ in marked.garbage_layers)}
+            roots |= references & graph.nodes.keys()
+            roots.update(graph.referrers(canonical))
+            outside |= references
+        reached = graph.reachable(roots)
+        needed = {*fresh.blobs, *fresh.manifests, *reached, *graph.needed(reached), *outside}
+        return needed | {canonical for digest, canonical in marked.garbage_layers if digest in needed}
+
+    async def _types(self, repository: str, pairs: Iterable[Pair]) -> dict[str, str]:
+        """The media types that are stored beside manifests."""
+        taken = {digest for digest, _canonical in pairs}
+        found: dict[str, str] = {}
+        async for place in walk(self._driver, keys.media_types(repository)):
+            if place.kind is Kind.MEDIA_TYPE and place.digest is not None and str(place.digest) in taken:
+                text = await self._stores.manifests.media_type(repository, place.digest)
+                if text is not None:
+                    found[str(place.digest)] = text
+        return found
+
+    async def _restore(self, repository: str, back: set[Pair], types: dict[str, str], *, with_links: bool) -> None:
+        for digest, canonical in back:
+            parsed = Digest.parse(digest)
+            if digest in types:
+                await self._driver.put(keys.media_type(repository, parsed), types[digest].encode())
+            body = (await self._stores.manifests.read(parsed, Digest.parse(canonical))).body
+            document = read_manifest(body)
+            if document.subject is not None:
+                referrer = describe(parsed, document, size=len(body))
+                await self._stores.referrers.put(repository, document.subject.digest, referrer)
+            if with_links:
+                await self._driver.put(keys.revision_link(repository, parsed), link_text(Digest.parse(canonical)))
+
+    async def _forget_tagged(self, repository: str, taken: set[str]) -> None:
+        """Delete the entries of tags' indexes that lead to what was taken."""
+        entries = [
+            place
+            async for place in walk(self._driver, keys.tags(repository))
+            if place.kind is Kind.TAG_INDEX and str(place.digest) in taken
+        ]
+        if not entries:
+            return
+        async with self._stores.removals.of_collection(repository, self._run.id):
+            await self._driver.delete_many([place.key for place in entries])
+            for place in entries:
+                # Set since: that push may have found the entry there.
+                current = await self._stores.tags.current(repository, place.name)
+                if current is not None and current == place.digest:
+                    await self._driver.put(place.key, link_text(current))
+
+    async def leave_catalog(self, repository: str) -> None:
+        """Take a repository of which nothing is left from the catalog."""
+        if not await self._is_gone(repository) or not await self._stores.catalog.has(repository):
+            return
+        async with self._stores.removals.of_entry(repository):
+            await self._driver.delete(keys.catalog_entry(repository))
+            # A push links its manifest and then looks at the catalog. If it saw the entry, then the manifest is there.
+            if not await self._is_gone(repository):
+                await self._stores.catalog.add(repository)
+            else:
+                self.totals.repositories += 1
+
+    async def _is_gone(self, repository: str) -> bool:
+        for prefix in (keys.manifests(repository), keys.layers(repository)):
+            if not await is_empty(self._driver, prefix):
+                return False
+        return True

@@ -1,0 +1,1 @@
+"""Retention: what the rules say, and what becomes of a store."""
