@@ -116,6 +116,21 @@ PEOPLE: Mapping[str, Somebody] = {
 }
 
 
+async def test_who_has_pushed_is_told_to_those_alone_who_have_shown_who_they_are(house: House) -> None:
+    """Everybody may pull what is public."""
+    registry = await house.open()
+    headers = basic("alice", PASSWORDS["alice"])
+    other = encode({**image(), "annotations": {"another": "one"}})
+    path = "/v2/public/app"
+    assert (await send(registry, Asked("PUT", f"{path}/manifests/latest", body=other, headers=headers))).status == 201
+    asked = Asked("GET", f"{path}/_pierhead/tags/latest/history")
+
+    for sent, who in ((asked, ["", "anonymous"]), (replace(asked, headers=headers), ["user:alice", "anonymous"])):
+        told = await send(registry, sent)
+        assert (told.status, [state["who"] for state in told.json()["states"]]) == (200, who)
+    await registry.close()
+
+
 async def test_a_rollback_that_moves_a_tag_takes_the_right_to_overwrite(house: House) -> None:
     """As a push that moves it does; dora may push."""
     registry = await house.open()
