@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Protocol
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -47,7 +48,12 @@ from registry.auth.token_service import TokenService
 from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
+from registry.collector import rules as collector_rules
+from registry.collector.background import Background
+from registry.collector.collection import Collection
+from registry.collector.rules import CollectorStores, Pace
 from registry.config import Auth, Settings
+from registry.earlier import EarlierStates
 from registry.errors import NotThere
 from registry.histories import Histories
 from registry.immutability import Immutability
@@ -64,6 +70,7 @@ from registry.retention.plans import HistoryWindow, Planner
 from registry.retention.pulls import Pulls
 from registry.retention.runs import Record, Retention
 from registry.retention.verdicts import Rules
+from registry.scan import Tally
 from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
@@ -72,6 +79,7 @@ from registry.usage_sweeps import UsageSweep
 from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.collected import CollectedStore
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
@@ -118,6 +126,18 @@ class Gate:
     refresh_tokens: RefreshTokenStore
 
 
+class BackgroundWork(Protocol):
+    """What a serving process does beside answering requests."""
+
+    def start(self) -> None:
+        """Begin, in the running event loop."""
+        ...
+
+    async def close(self) -> None:
+        """Stop."""
+        ...
+
+
 class Registry:
     """One registry as an ASGI application. Two of them may live in one process."""
 
@@ -125,20 +145,16 @@ class Registry:
         self,
         driver: Driver,
         router: Router,
-        janitor: Janitor,
+        background: Sequence[BackgroundWork],
         gate: Gate | None,
         audit: AuditParts | None,
         *,
         prefix: str,
         is_trusted: Callable[[str], bool],
-        scrubber: Scrubber | None = None,
-        retention: Sequence[Janitor | Pulls] = (),
     ) -> None:
         self._driver = driver
         self._router = router
-        self._janitor = janitor
-        self._scrubber = scrubber
-        self._retention = retention
+        self._background = background
         self._gate = gate
         self._audit = audit
         self._prefix = prefix
@@ -155,10 +171,7 @@ class Registry:
         if self._audit is not None:
             await self._audit.trail.start()
             await self._audit.watch.start()
-        self._janitor.start()
-        if self._scrubber is not None:
-            self._scrubber.start()
-        for each in self._retention:
+        for each in self._background:
             each.start()
 
     async def prove(self) -> None:
@@ -182,10 +195,7 @@ class Registry:
 
     async def close(self) -> None:
         """End background work and let go of the store."""
-        await self._janitor.close()
-        if self._scrubber is not None:
-            await self._scrubber.close()
-        for each in self._retention:
+        for each in self._background:
             await each.close()
         if self._audit is not None:
             await self._audit.watch.close()
@@ -294,6 +304,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         UploadEndpoints(uploads, auditor, chunk_bytes_min=driver.capabilities.append_bytes_min),
         ManifestEndpoints(
             manifests,
+            EarlierStates(stores.tags, history, enabled=settings.history.references),
             auditor,
             manifest_bytes_max=limits.manifest_bytes_max,
             tags_max=limits.tag_parameters_max,
@@ -323,23 +334,66 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     )
     rest_seconds = HISTORY_SWEEPS * limits.sweep_seconds
     sweeps["records of histories"] = partial(seldom, leases, "history", upkeep.run, rest_seconds=rest_seconds)
-    janitor = Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds)
-    retention: list[Janitor | Pulls] = [] if pulls is None else [pulls]
+    background: list[BackgroundWork | None] = [
+        Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds),
+        _build_scrubber(settings, driver, stores.blobs, leases, auditor),
+        _build_collector(settings, driver, leases),
+        pulls,
+    ]
     if settings.retention.enabled:
         keeping = _retaining(settings, driver, stores, manifests, history, auditor.event)
         seconds = settings.retention.interval_seconds
-        retention.append(Janitor(leases, {RETAINED: keeping.sweep}, sweep_seconds=seconds, lease="retention"))
+        background.append(Janitor(leases, {RETAINED: keeping.sweep}, sweep_seconds=seconds, lease="retention"))
     return Registry(
         driver,
         Router(routes(endpoints)),
-        janitor,
+        [each for each in background if each is not None],
         gate,
         audit,
         prefix=settings.prefix,
         is_trusted=settings.trusts,
-        scrubber=_build_scrubber(settings, driver, stores.blobs, leases, auditor),
-        retention=retention,
     )
+
+
+def collector_of(
+    settings: Settings, driver: Driver, *, share: float, tally: Tally
+) -> tuple[CollectorStores, collector_rules.Rules]:
+    """Connect the garbage collection of a store, for the server and for a command line that works on it."""
+    history = HistoryStore(driver, time.time, _new_id)
+    stores, gc = _stores(driver, history), settings.gc
+
+    async def kept(repository: str) -> set[Digest]:
+        since = time.time() - settings.history.keep_seconds
+        found = await history.kept(repository, since=since, last=settings.history.keep_last)
+        return {digest for digests in found.values() for digest in digests}
+
+    return CollectorStores(
+        driver,
+        stores.manifests,
+        stores.tags,
+        stores.referrers,
+        stores.catalog,
+        UploadStore(driver, clock=time.time),
+        stores.removals,
+        CollectedStore(driver),
+        kept,
+        Pace(share),
+        tally,
+    ), collector_rules.Rules(gc.grace_seconds, gc.trash_seconds, gc.log_seconds, gc.brake_share)
+
+
+def collection_of(settings: Settings, driver: Driver, *, share: float, tally: Tally | None = None) -> Collection:
+    """Make a collection."""
+    stores, rules = collector_of(settings, driver, share=share, tally=tally or Tally())
+    return Collection(stores, rules, clock=time.time, new_id=_new_id)
+
+
+def _build_collector(settings: Settings, driver: Driver, leases: LeaseStore) -> Background | None:
+    gc = settings.gc
+    if not gc.enabled:
+        return None
+    make = partial(collection_of, settings, driver, share=gc.cpu_share)
+    return Background(leases, make, interval_seconds=gc.interval_seconds)
 
 
 def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:

@@ -347,6 +347,33 @@ class Scrub(BaseModel):
     )
 
 
+class Gc(BaseModel):
+    """The garbage collection: what nothing leads to any more is taken while pushes go on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    enabled: bool = Field(default=True, description="Whether garbage is collected in the background.")
+    interval_seconds: Seconds = Field(
+        6 * 3600.0, gt=0, description="Time from the end of a collection to the next, by any server of the store."
+    )
+    grace_seconds: Seconds = Field(
+        86400.0, ge=0, description="What was pushed within that time is kept, whether anything leads to it or not."
+    )
+    trash_seconds: Seconds = Field(
+        7 * 86400.0, ge=0, description="How long bytes stay that nothing leads to: as long pierhead gc undo works."
+    )
+    log_seconds: Seconds = Field(90 * 86400.0, ge=0, description="How long it is remembered what was taken.")
+    brake_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="A collection that would take a larger share of all manifests or blobs takes nothing.",
+    )
+    cpu_share: float = Field(
+        0.1, gt=0, le=1, description="Which share of one processor a collection in the background may take."
+    )
+
+
 class Usage(BaseModel):
     """How what repositories hold is counted, where a quota covers them."""
 
@@ -502,6 +529,7 @@ class Settings(BaseModel):
     tls: Tls = Field(default_factory=lambda: Tls(), description="See below.")  # noqa: PLW0108  # mypy
     audit: Audit = Field(default_factory=lambda: Audit(), description="See below.")  # noqa: PLW0108  # mypy
     history: History = Field(default_factory=lambda: History(), description="See below.")  # noqa: PLW0108  # mypy
+    gc: Gc = Field(default_factory=lambda: Gc(), description="See below.")  # noqa: PLW0108  # mypy
     scrub: Scrub = Field(default_factory=lambda: Scrub(), description="See below.")  # noqa: PLW0108  # mypy
     quota: Annotated[tuple[Quota, ...], BeforeValidator(_tables)] = Field(
         (), description="How many bytes the repositories of a prefix may hold together, see limit-what-teams-store.md."

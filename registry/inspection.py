@@ -17,7 +17,7 @@ from storage import keys
 from storage.blobs import EMPTY, BlobStore
 from storage.digest import SHA256, Digest
 from storage.drivers import Driver, Stat
-from storage.errors import Corrupt, NotFound, StorageRefused
+from storage.errors import Corrupt, NotFound, StorageRefused, StorageUnavailable
 from storage.links import LINK_BYTES_MAX
 from storage.manifests import STORED_BYTES_MAX, ManifestStore
 from storage.uploads import RECORD_STORED_BYTES_MAX, UploadRecord
@@ -162,6 +162,8 @@ class Inspection:
             hashed = await self._hasher.check(canonical)
         except StorageRefused:
             return [Finding(Problem.UNREADABLE, key)]
+        except StorageUnavailable as error:  # a bad sector is one blob, and not the end of the verification
+            return [Finding(Problem.UNREADABLE, key, str(error))]
         if hashed is None:
             return []
         if not hashed.is_whole:
@@ -226,6 +228,8 @@ class Inspection:
             body = (await self._driver.get(bytes_key, bytes_max=STORED_BYTES_MAX)).body
         except StorageRefused:
             return Finding(Problem.UNREADABLE, bytes_key)
+        except StorageUnavailable as error:
+            return Finding(Problem.UNREADABLE, bytes_key, str(error))
         except Corrupt:
             return Finding(Problem.MANIFEST_DAMAGED, bytes_key, f"manifest of {key}")
         except NotFound:

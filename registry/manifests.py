@@ -21,6 +21,7 @@ from registry.names import Reference, RepositoryName, Tag
 from registry.quotas import Quotas
 from registry.referrers import describe
 from registry.strict_json import parse_object
+from storage.arrivals import State
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
 from storage.digest import SHA256, Digest
@@ -446,10 +447,11 @@ class Manifests:
     ) -> None:
         # In the order of docs/reference/storage-format.md: a crash between any two leaves garbage, never a lie.
         stores = self._stores
+        since = await stores.manifests.state()
         await stores.manifests.put_bytes(body)
         if document.subject is not None:
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
-        recent = await self._publish(repository, digest, document, body, looked)
+        recent = await self._publish(repository, digest, document, body, looked, since=since)
         if document.subject is not None and not await stores.referrers.has(repository, document.subject.digest, digest):
             # An adoption, which takes away what no manifest stands behind, came between. It looks again as well.
             await stores.referrers.put(repository, document.subject.digest, describe(digest, document, size=len(body)))
@@ -458,7 +460,14 @@ class Manifests:
         await stores.catalog.add(repository, trust=not recent.touches_entry())
 
     async def _publish(
-        self, repository: RepositoryName, digest: Digest, document: Document, body: bytes, looked: float
+        self,
+        repository: RepositoryName,
+        digest: Digest,
+        document: Document,
+        body: bytes,
+        looked: float,
+        *,
+        since: State | None,
     ) -> Recent:
         """Make the manifest visible, and see that everything is still there that was found at `looked`.
 
@@ -470,7 +479,8 @@ class Manifests:
         for _attempt in range(PUBLISH_ATTEMPTS_MAX):
             if not document.is_named:
                 await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)
-            is_new = await stores.manifests.link(repository, digest, canonical=canonical, body=body)
+            is_new = await stores.manifests.link(repository, digest, canonical=canonical, body=body, since=since)
+            since = None
             if not document.is_named and await stores.manifests.media_type(repository, digest) is None:
                 # A deletion of the manifest took it away in between. It looks again as well, see unlink.
                 await stores.manifests.put_media_type(repository, digest, document.media_type, told=document.told_type)

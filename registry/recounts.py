@@ -15,6 +15,7 @@ from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import NotFound, StorageRefused
 from storage.places import Kind, read_key
+from storage.usage import UsageStore
 from storage.walk import walk
 
 VERSION = 1
@@ -163,6 +164,12 @@ class Recounting:
                 # Pushed since; or in a bucket, and not at its key yet.
                 recount.size(digest, await self._size(digest))
         return recount.report(began)
+
+    async def run_and_store(self, store: UsageStore, *, clock: Callable[[], float]) -> UsageReport:
+        """Count, and keep the report for `pierhead usage`: after a garbage collection, say."""
+        report = await self.run(clock())
+        await store.put_report(report.to_json())
+        return report
 
     async def _count(self, what: str) -> None:
         self._tally.counts[what] += 1

@@ -158,7 +158,7 @@ class Scan:
         # The hasher has looked twice if need be. From then on the inspection knows this copy: to look again is
         # to see whether it still lies there.
         found = await self._inspection.hash(digest)
-        if any(finding.problem is Problem.MARKER_WRONG for finding in found):
+        if any(finding.problem is Problem.MARKER_WRONG or _was_read(finding) for finding in found):
             self._rechecks.report(found[0])
         else:
             await self._look(digest, linked=linked, first=_lowered(found, linked=linked))
@@ -287,6 +287,11 @@ class _Repositories:
             self._last = keys.upload(name, upload)
             self._counts["uploads"] += 1
             await self._rechecks.check(partial(self._inspection.upload, name, upload))
+
+
+def _was_read(finding: Finding) -> bool:
+    """Tell whether bytes could not be read of what can be opened: to look again would be to read it all again."""
+    return finding.problem is Problem.UNREADABLE and bool(finding.detail)
 
 
 def _lowered(found: Sequence[Finding], *, linked: bool) -> Sequence[Finding]:

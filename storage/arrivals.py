@@ -5,13 +5,14 @@ Whoever writes a link from then on, or points a tag at a manifest, says so after
 `pierhead/gc/fresh/`.
 The collection announces what it is about to take and then looks for such records. Both act before they look, so that
 one of them sees the other: the collection spares what is fresh, and whoever finds an announcement waits until it is
-over, and looks what is left. While no collection is under way, that is one look at its marker.
+over, and looks what is left. While no collection is under way, that is one look at its marker before and one after.
 """
 
 import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from storage import keys
 from storage.digest import Digest
@@ -25,6 +26,14 @@ RUN_SECONDS = 600.0
 
 RUN_BYTES_MAX = 1024
 BLOBS, MANIFESTS = "blobs", "manifests"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The latest collection, and whether it is under way. Two that are equal: none has passed between them."""
+
+    run: str = ""
+    is_on: bool = False
 
 
 class Arrivals:
@@ -44,11 +53,11 @@ class Arrivals:
         self._pause = pause
         self._rare_seconds = driver.capabilities.rare_seconds
         self._looking = asyncio.Lock()
-        self._seen: str | None = None
+        self._seen = State()
         self._until = -1.0
 
-    async def run(self) -> str | None:
-        """The collection that is under way, as it was at most `rare_seconds` ago."""
+    async def state(self) -> State:
+        """The state of the collection, as it was at most `rare_seconds` ago."""
         if not self._rare_seconds:
             return await self._look()
         async with self._looking:
@@ -58,29 +67,29 @@ class Arrivals:
                 self._until = begun + self._rare_seconds
             return self._seen
 
-    async def tell(self, canonical: Digest, kind: str) -> str | None:
+    async def tell(self, canonical: Digest, kind: str) -> State:
         """Say that somebody relies on a blob or manifest, and wait until its bytes are about to be deleted no more.
 
-        Returns the collection that was told; None if none is under way.
+        Returns the state of the collection; if none is under way there is nothing to say.
         """
-        run = await self.run()
-        if run is not None:
-            await self._driver.put(keys.fresh(run, kind, canonical), b"", durable=False)
+        state = await self.state()
+        if state.is_on:
+            await self._driver.put(keys.fresh(state.run, kind, canonical), b"", durable=False)
             while await self._is_deleting(canonical):
                 await self._pause(PAUSE_SECONDS)
-        return run
+        return state
 
     async def wait_for_links(self, repository: str) -> None:
         """Return once no collection is about to take links from the repository."""
         while await self._any_counts(keys.collection_removals(repository)):
             await self._pause(PAUSE_SECONDS)
 
-    async def _look(self) -> str | None:
+    async def _look(self) -> State:
         try:
             text = (await self._driver.get(keys.COLLECTION_RUN, bytes_max=RUN_BYTES_MAX)).body
         except NotFound:
-            return None  # or something that no collection has written, and none goes on when it finds that
-        return running(text, self._clock())
+            return State()  # or something that no collection has written, and none goes on when it finds that
+        return read_state(text, self._clock())
 
     async def _is_deleting(self, canonical: Digest) -> bool:
         async for place in walk(self._driver, keys.DELETING):
@@ -102,16 +111,16 @@ class Arrivals:
             return False
 
 
-def marker_text(run: str, now: float) -> bytes:
-    """The marker of a collection, as it is stored."""
-    return json.dumps({"run": run, "written": now}).encode()
+def marker_text(run: str, now: float, *, is_on: bool = True) -> bytes:
+    """The marker of a collection, as it is stored; the latest one stays when it has ended."""
+    return json.dumps({"run": run, "written": now, "on": is_on}).encode()
 
 
-def running(text: bytes, now: float) -> str | None:
-    """The collection that a marker stands for; None if it has not been written for too long."""
+def read_state(text: bytes, now: float) -> State:
+    """What a marker says. A collection whose marker has not been written for too long is not under way."""
     try:
         fields = json.loads(text)
-        run, written = str(fields["run"]), float(fields["written"])
+        run, written, is_on = str(fields["run"]), float(fields["written"]), fields["on"] is True
     except (ValueError, TypeError, KeyError):
-        return None
-    return run if abs(now - written) <= RUN_SECONDS else None
+        return State()
+    return State(run, is_on and abs(now - written) <= RUN_SECONDS)

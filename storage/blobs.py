@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from storage import keys
-from storage.arrivals import BLOBS, Arrivals
+from storage.arrivals import BLOBS, Arrivals, State
 from storage.digest import SHA256, Digest, RunningHash
 from storage.drivers import Driver, Reader, StagedWriter, Stat
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageError, StorageRefused, StorageUnavailable
@@ -239,34 +239,34 @@ class BlobStore:
         push, and no reader is disturbed, for it holds the old file open.
         """
         looked, size = self._clock(), writer.size
-        told = await self._arrivals.tell(canonical, BLOBS)  # from then on these bytes stay
+        since = await self._arrivals.tell(canonical, BLOBS)  # of the collection that is under way these bytes are safe
         await self._drop_condemned(canonical)
         identity = await writer.commit(keys.blob(canonical), record)
         for name in (canonical, digest):
             self._verified.add((identity, name))
         try:
-            await self.link(repository, digest, canonical=canonical, told=told)
+            await self.link(repository, digest, canonical=canonical, since=since)
         except Corrupt as error:
             # A collection has begun since, and its grace period is shorter than this.
             raise StorageUnavailable("the bytes were collected as garbage: push them again", key=error.key) from error
         self._remember(repository, digest, KnownBlob(canonical, size, looked))
 
     async def link(
-        self, repository: str, digest: Digest, *, canonical: Digest, hint: bool = True, told: str | None = None
+        self, repository: str, digest: Digest, *, canonical: Digest, hint: bool = True, since: State | None = None
     ) -> None:
         """Let the repository read a blob whose bytes are durable already, by this digest and the canonical one.
 
         distribution looks for the canonical link behind every other one, and fails without it. `hint` lets mounts
-        without a source find it. `told` is the collection that was told of the bytes before. Raises Corrupt if a
-        collection has deleted the bytes meanwhile.
+        without a source find it. The bytes were there after the garbage collection was told of them, or seen, `since`.
+        Raises Corrupt if a collection has deleted the bytes meanwhile.
         """
         await self._put_links(repository, digest, canonical)
         for _attempt in range(LINK_ATTEMPTS_MAX):
-            run = await self._arrivals.run()
-            if run is None:
+            state = await self._arrivals.state()
+            if state == since and not state.is_on:
                 break
-            if run != told:
-                told = await self._arrivals.tell(canonical, BLOBS)
+            if state != since:
+                since = await self._arrivals.tell(canonical, BLOBS)
                 await self._check_bytes(canonical)
             # A batch that was announced before that may have been about to take a link that was there already.
             await self._arrivals.wait_for_links(repository)
@@ -313,12 +313,13 @@ class BlobStore:
 
         `reserve`, if given, is called ahead of the link with the canonical digest and the size, and may refuse.
         """
-        looked = self._clock()
+        looked, state = self._clock(), await self._arrivals.state()
+        since = None if state.is_on else state  # of the one that is under way the bytes are not safe yet
         canonical, found = await self._look(source, digest)
         if reserve is not None:
             await reserve(canonical, found.size)
         # Whoever has brought the blob has left a hint, and whoever names a source needs none.
-        await self.link(repository, digest, canonical=canonical, hint=False)
+        await self.link(repository, digest, canonical=canonical, hint=False, since=since)
         self._remember(repository, digest, KnownBlob(canonical, found.size, looked))
 
     async def source(self, digest: Digest) -> str | None:

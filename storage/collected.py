@@ -5,7 +5,7 @@ As long as a record is in the trash window, the bytes of what it lists stay.
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from storage import keys
 from storage.digest import Digest
@@ -72,9 +72,9 @@ class CollectedStore:
         name = f"{int(taken.when * MICROSECONDS):016d}.{taken.run}.{self._count:06d}.{kind}"
         await self._driver.put(keys.collected(name), taken.to_json())
 
-    async def mark_undone(self, taken: Taken, when: float) -> None:
-        """Remember that a batch of links was put back."""
-        await self._driver.put(keys.collected(taken.name), replace(taken, undone=when).to_json())
+    async def rewrite(self, taken: Taken) -> None:
+        """Change a record: links of it were put back."""
+        await self._driver.put(keys.collected(taken.name), taken.to_json())
 
     async def since(self, when: float, *, kind: str = "") -> AsyncIterator[Taken | None]:
         """Yield the records of `when` and later, by time, of links or of bytes; None for one that can't be read."""

@@ -58,11 +58,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """The newest changes of a tag in order, those that must have been made besides, and what it pointed at before."""
+    """The newest changes of a tag in order, and those among them that have no record."""
 
     changes: list[Change]
     observed: list[Change]
-    before: State
 
 
 class HistoryStore:
@@ -119,10 +118,7 @@ class HistoryStore:
             # Who may only read is told as well.
             with contextlib.suppress(StorageUnavailable):
                 await self._write(repository, tag, change)
-        changes = found.changes
-        if found.observed:
-            changes = in_order(sorted([*changes, *found.observed], key=lambda each: each.time), before=found.before)
-        return changes[: -limit - 1 : -1]
+        return found.changes[: -limit - 1 : -1]
 
     async def kept(self, repository: str, *, since: float, last: int) -> dict[str, list[Digest]]:
         """By tag the digests that its history keeps, the newest first: of a whole repository, by listing alone.
@@ -196,8 +192,9 @@ class HistoryStore:
     async def _look(self, repository: str, tag: str, limit: int) -> "_Look":
         changes, before = await self._read(repository, tag, limit + MARGIN)
         now, current = self.now(), await self._current(repository, tag)
-        ordered = in_order(changes, before=before)
-        return _Look(ordered, filled(ordered, before=before, current=current, now=now), before)
+        ordered = in_order(changes, before=before, current=current)
+        whole = filled(ordered, before=before, current=current, now=now)
+        return _Look(whole, [change for change in whole if change not in ordered])
 
     async def _change(self, mark: Mark) -> Change | None:
         try:

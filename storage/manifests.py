@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from storage import keys
-from storage.arrivals import MANIFESTS, Arrivals
+from storage.arrivals import MANIFESTS, Arrivals, State
 from storage.digest import SHA256, Digest
 from storage.drivers import Driver
 from storage.errors import AlreadyExists, Corrupt, NotFound, StorageRefused, StorageUnavailable, VersionMismatch
@@ -61,24 +61,32 @@ class ManifestStore:
         else:
             await self._driver.put(key, media_type.encode())
 
-    async def link(self, repository: str, digest: Digest, *, canonical: Digest, body: bytes | None) -> bool:
-        """Make the manifest visible, whose bytes are stored already; tells whether it was not before.
+    async def state(self) -> State:
+        """The state of the garbage collection: for `link`, before the bytes are stored."""
+        return await self._arrivals.state()
 
-        Raises NotFound if a collection has deleted the bytes meanwhile, and they are not given.
+    async def link(
+        self, repository: str, digest: Digest, *, canonical: Digest, body: bytes | None, since: State | None = None
+    ) -> bool:
+        """Make the manifest visible, whose bytes were stored after `since`; tells whether it was not before.
+
+        `body` is for the case that a collection has deleted them meanwhile. Raises Corrupt if it is needed and None.
         """
         is_new = await self._link(repository, digest, canonical)
-        if await self.keep(canonical):
+        state = await self._arrivals.tell(canonical, MANIFESTS)
+        if state.is_on or state != since:
+            # A collection may have found the bytes before the link. From now on none takes them.
             try:
                 await self._driver.stat(keys.blob(canonical))
-            except NotFound:
+            except NotFound as error:
                 if body is None:
-                    raise
-                await self._driver.put(keys.blob(canonical), body)  # no collection takes them from now on
+                    raise Corrupt("the bytes were collected as garbage", key=keys.blob(canonical)) from error
+                await self._driver.put(keys.blob(canonical), body)
         return is_new
 
-    async def keep(self, canonical: Digest) -> bool:
-        """Say that a manifest is relied on; tells whether a garbage collection is under way."""
-        return await self._arrivals.tell(canonical, MANIFESTS) is not None
+    async def keep(self, canonical: Digest) -> None:
+        """Say that a manifest is relied on, in case that a garbage collection is under way."""
+        await self._arrivals.tell(canonical, MANIFESTS)
 
     async def _link(self, repository: str, digest: Digest, canonical: Digest) -> bool:
         key = keys.revision_link(repository, digest)

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from storage import keys
-from storage.arrivals import MANIFESTS, RUN_BYTES_MAX, RUN_SECONDS, marker_text, running
+from storage.arrivals import MANIFESTS, RUN_BYTES_MAX, RUN_SECONDS, State, marker_text, read_state
 from storage.drivers import Driver
-from storage.errors import NotFound, StorageError, StorageRefused, StorageUnavailable, VersionMismatch
+from storage.errors import NotFound, StorageRefused, StorageUnavailable, VersionMismatch
 from storage.places import Kind
 from storage.removals import PAUSE_SECONDS, TEXT_BYTES_MAX, Removal, announcement, counts
 from storage.walk import walk
@@ -116,12 +116,13 @@ class Run:
                 await self._driver.delete(key)
 
     async def end(self) -> None:
-        """Take the marker away, unless it is another run's by now, and what only this run needed."""
+        """Let the marker say that it is over, unless it is another run's by now, and what only this run needed."""
         while await self._deletions(dead=False):
             await self._pause(PAUSE_SECONDS)
         left = [place.key async for place in walk(self._driver, keys.FRESH)]
         try:
-            await self._driver.delete_version(keys.COLLECTION_RUN, version=self._version)
+            text = marker_text(self.id, self._clock(), is_on=False)
+            await self._driver.replace(keys.COLLECTION_RUN, text, version=self._version)
         except VersionMismatch:
             return
         left += [place.key async for place in walk(self._driver, f"{keys.FRESH}{self.id}/")]
@@ -138,8 +139,9 @@ class Run:
         return found
 
 
-async def is_running(driver: Driver, *, now: float) -> str | None:
-    """The run that is under way, as its marker says."""
-    with contextlib.suppress(StorageError):
-        return running((await driver.get(keys.COLLECTION_RUN, bytes_max=RUN_BYTES_MAX)).body, now)
-    return None
+async def state_of(driver: Driver, *, now: float) -> State:
+    """The latest run, and whether it is under way."""
+    try:
+        return read_state((await driver.get(keys.COLLECTION_RUN, bytes_max=RUN_BYTES_MAX)).body, now)
+    except NotFound:
+        return State()

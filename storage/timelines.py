@@ -5,7 +5,7 @@ others that were made about then are tried in between: clocks of servers differ 
 between the look at his clock and the change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
 
@@ -17,8 +17,8 @@ SKEW_MICROSECONDS = 60_000_000
 NEIGHBOURS_MAX = 50
 """So many records are looked through for one that fits."""
 
-MISPLACED_MAX = 5
-"""So many records in a row may stand behind one that was made after them."""
+STEPS_MAX = 10_000
+"""So many attempts are made to find an order."""
 
 
 @unique
@@ -47,6 +47,7 @@ class Cause:
 
 
 PUSHED = Cause("", Why.PUSH)
+OBSERVED = Cause("", Why.OBSERVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +90,22 @@ State = Digest | Unknown | None
 UNKNOWN = Unknown()
 
 
-def in_order(changes: Sequence[Change], *, before: State = UNKNOWN) -> list[Change]:
-    """The changes, given by time, as they were made to a tag that pointed at `before`; without those told twice."""
-    left, found, state = list(changes), list[Change](), before
-    while left:
-        chosen = [left[0]] if left[0].follows(state) else _path(state, left)
-        for change in chosen:
-            left.remove(change)
+def in_order(changes: Sequence[Change], *, before: State = UNKNOWN, current: State = UNKNOWN) -> list[Change]:
+    """The changes, given by time, as they were made to a tag that pointed at `before`; without those told twice.
+
+    `current` is what the tag points at now, as far as that is known.
+    """
+    found, state, clusters = list[Change](), before, _clusters(changes)
+    for together in clusters:
+        for change in _arranged(together, state, current if together is clusters[-1] else UNKNOWN):
             if change.new == state and not isinstance(state, Unknown):
                 # Told twice: who observed it has missed the record of it by an instant.
-                if found and found[-1].is_observed and not change.is_observed:
+                if change.is_observed or not found:
+                    continue
+                if found[-1].is_observed:
                     found[-1] = change
-                continue
-            if not change.follows(state) and change.is_observed and _is_told(change, changes):
+                    continue
+            if not change.follows(state) and change.is_observed and _is_told(change, together):
                 continue
             found.append(change)
             state = change.new
@@ -109,7 +113,7 @@ def in_order(changes: Sequence[Change], *, before: State = UNKNOWN) -> list[Chan
 
 
 def filled(changes: Sequence[Change], *, before: State, current: State, now: int) -> list[Change]:
-    """What was observed by looking at the changes, in order: those that must have been made and have no record.
+    """The changes, given in order, with those that must have been made and have no record, as observed.
 
     `current` is what the tag points at `now`, or nothing that is known.
     """
@@ -117,29 +121,68 @@ def filled(changes: Sequence[Change], *, before: State, current: State, now: int
     for change in changes:
         if not change.follows(state):
             assert not isinstance(state, Unknown), "whatever follows it"
-            found.append(Change(change.time - 1, state, change.old, Cause("", Why.OBSERVED)))
+            found.append(Change(change.time - 1, state, change.old, OBSERVED))
+        found.append(change)
         state = change.new
-    if not isinstance(current, Unknown) and current != (None if isinstance(state, Unknown) else state):
-        found.append(Change(now, None if isinstance(state, Unknown) else state, current, Cause("", Why.OBSERVED)))
+    known = None if isinstance(state, Unknown) else state
+    if not isinstance(current, Unknown) and current != known:
+        found.append(Change(now, known, current, OBSERVED))
     return found
 
 
-def _path(state: State, left: Sequence[Change]) -> list[Change]:
-    """The changes ahead of the first that lead to it from `state`, and the first; it alone if there are none such."""
-    first = left[0]
-    near = [change for change in left[1:NEIGHBOURS_MAX] if change.time - first.time <= SKEW_MICROSECONDS]
-    paths: list[tuple[State, list[Change]]] = [(state, [])]
-    for _step in range(MISPLACED_MAX):
-        longer: list[tuple[State, list[Change]]] = []
-        for end, path in paths:
-            for change in near:
-                if change.old != end or change.is_damaged or change in path:
-                    continue
-                if change.new == first.old:
-                    return [*path, change, first]
-                longer.append((change.new, [*path, change]))
-        paths = longer[:NEIGHBOURS_MAX]
-    return [first]
+def _clusters(changes: Sequence[Change]) -> list[list[Change]]:
+    """The changes in groups whose order may be another than that of their times."""
+    clusters: list[list[Change]] = []
+    for change in changes:
+        if not clusters or change.time - clusters[-1][-1].time > SKEW_MICROSECONDS:
+            clusters.append([])
+        clusters[-1].append(change)
+    return clusters
+
+
+def _arranged(cluster: list[Change], state: State, end: State) -> Sequence[Change]:
+    """A cluster in an order in which each change was made to what the one before has left, as far as there is one."""
+    trimmed = [change for change in cluster if not (change.is_observed and _is_told(change, cluster))]
+    # Where nothing is known of what was before, most likely nothing was.
+    starts: list[State] = [None, UNKNOWN] if isinstance(state, Unknown) else [state, UNKNOWN]
+    for start in starts:
+        trails = [trail for each in (trimmed, cluster) if (trail := _trail(start, each)) is not None]
+        if trails:
+            return next((trail for trail in trails if trail[-1].new == end), trails[0])
+    return cluster
+
+
+def _trail(start: State, changes: Sequence[Change]) -> list[Change] | None:
+    """All changes in an order that begins at `start` and fits; of several the one that is nearest to that by time."""
+    if not changes:
+        return None
+    used, path, steps = [False] * len(changes), list[int](), 0
+    untried = [_next(start, changes, used)]
+    while untried:
+        place = next(untried[-1], None)
+        steps += 1
+        if place is None:
+            untried.pop()
+            if path:
+                used[path.pop()] = False
+            continue
+        if steps > STEPS_MAX + 2 * len(changes):
+            return None
+        used[place] = True
+        path.append(place)
+        if len(path) == len(changes):
+            return [changes[each] for each in path]
+        untried.append(_next(changes[place].new, changes, used))
+    return None
+
+
+def _next(state: State, changes: Sequence[Change], used: list[bool]) -> Iterator[int]:
+    first = used.index(False)
+    for place in range(first, min(first + NEIGHBOURS_MAX, len(changes))):
+        if changes[place].time - changes[first].time > SKEW_MICROSECONDS:
+            return
+        if not used[place] and changes[place].follows(state):
+            yield place
 
 
 def _is_told(observed: Change, changes: Sequence[Change]) -> bool:

@@ -14,6 +14,7 @@ import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 import structlog
 
@@ -25,12 +26,12 @@ from storage.errors import AlreadyExists, Corrupt, NotFound, VersionMismatch
 from storage.places import Kind, Place
 from storage.walk import walk
 
-LISTED = 1000
 HEAD_BYTES_MAX = 65536
 COUNTED_BYTES_MAX = 1 << 30
 REPORT_BYTES_MAX = 256 << 20
 CACHE_BYTES_MAX = 64 << 20
 ATTEMPTS_MAX = 5
+PARSED_MAX = 16_384
 
 log = structlog.get_logger(__name__)
 
@@ -204,8 +205,9 @@ class UsageStore:
 
     async def _additions(self, prefix: str) -> AsyncIterator[Addition]:
         folder, after = keys.usage_additions(prefix), ""
+        limit = self._driver.capabilities.page_entries
         while True:
-            page = await self._driver.list(folder, after=after, limit=LISTED)
+            page = await self._driver.list(folder, after=after, limit=limit)
             for entry in page.entries:
                 addition = _addition(entry.key, entry.key.removeprefix(folder))
                 if addition is not None:
@@ -247,11 +249,14 @@ class UsageStore:
         return blobs
 
 
+@lru_cache(maxsize=PARSED_MAX)  # each push reads those of the last half hour again
 def _addition(key: str, name: str) -> Addition | None:
     match name.split("-"):
-        case [time, size, encoded, _id] if time.isdecimal() and size.isdecimal():
-            with contextlib.suppress(ValueError):
-                return Addition(key, int(time) / 1_000_000, int(size), fingerprint(Digest.parse(f"sha256:{encoded}")))
+        case [time, size, encoded, _id]:
+            try:
+                return Addition(key, int(time) / 1_000_000, int(size), int(encoded[:16], 16))
+            except ValueError:
+                return None
     return None
 
 

@@ -11,6 +11,7 @@ from registry.api.requests import Request
 from registry.api.responses import NOSNIFF, Header, Response, header
 from registry.audit.events import EventKind
 from registry.auth.identities import Action
+from registry.earlier import EarlierStates
 from registry.errors import Denied, ManifestUnknown, TooManyTags
 from registry.manifests import Changes, Manifests
 from registry.names import Reference, Tag, is_tag, parse_digest, parse_reference, parse_tag
@@ -29,6 +30,7 @@ class ManifestEndpoints:
     def __init__(
         self,
         manifests: Manifests,
+        earlier: EarlierStates,
         auditor: Auditor,
         *,
         manifest_bytes_max: int,
@@ -37,14 +39,24 @@ class ManifestEndpoints:
     ) -> None:
         self._pulls = pulls
         self._manifests = manifests
+        self._earlier = earlier
         self._auditor = auditor
         self._bodies = WholeBodies(bytes_max=manifest_bytes_max)
         self._tags_max = tags_max
 
     async def get(self, request: Request) -> Response:
-        """end-3, GET and HEAD: the bytes as they were pushed, under the type that they were pushed with."""
+        """end-3, GET and HEAD: the bytes as they were pushed, under the type that they were pushed with.
+
+        Where there is no such tag, its name may stand for an earlier state of another one.
+        """
         reference = _existing(request.tail)
-        manifest = await self._manifests.get(request.repository, reference)
+        try:
+            manifest = await self._manifests.get(request.repository, reference)
+        except ManifestUnknown:
+            earlier = None if isinstance(reference, Digest) else await self._earlier.find(request.repository, reference)
+            if earlier is None:
+                raise
+            manifest = await self._manifests.get(request.repository, earlier)
         if self._pulls is not None and request.method == "GET":  # clients that only look send HEAD
             self._pulls.note(request.repository, str(reference))
         digest = str(manifest.digest).encode("ascii")
@@ -63,6 +75,8 @@ class ManifestEndpoints:
         """end-7a and, for a digest with `?tag=`, end-7b."""
         reference = parse_reference(request.tail)
         tags = [] if isinstance(reference, str) else self._tags(request.query.all("tag"))
+        for tag in [reference] if isinstance(reference, str) else tags:
+            self._earlier.refuse(tag)
         async with self._bodies.read(request) as body, self._recorded(request) as changes:
             pushed = await self._manifests.put(
                 request.repository,

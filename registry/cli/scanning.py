@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from registry.cli.configuration import USAGE
+from registry.cli.progress import Speed
 from registry.config import Settings
 from registry.findings import Finding, Problem, Severity, printable
 from registry.hashing import Hasher
@@ -196,23 +197,38 @@ def describe(tally: Tally) -> str:
 
 
 async def _bar(tally: Tally, console: Console) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+    )
+    speed = Speed()
     # Findings go to stdout: above the bar where that is the same terminal, and untouched where it is not.
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
-        task = progress.add_task("", total=None, counts="")
+        task = progress.add_task("", total=None, counts="", speed="")
         while True:
             total = None if tally.fraction is None else 1.0
             progress.update(
-                task, description=tally.stage, total=total, completed=tally.fraction or 0, counts=describe(tally)
+                task,
+                description=tally.stage,
+                total=total,
+                completed=tally.fraction or 0,
+                counts=describe(tally),
+                speed=speed.text(tally, format_bytes),
             )
             await asyncio.sleep(REFRESH_SECONDS)
 
 
 async def _lines(tally: Tally) -> None:
+    speed = Speed()
     while True:
+        speed.text(tally, format_bytes)
         await asyncio.sleep(LINE_SECONDS)
         share = "" if tally.fraction is None else f" {tally.fraction:.0%}"
-        typer.echo(f"{tally.stage}{share}: {describe(tally)}", err=True)
+        parts = [f"{tally.stage}{share}: {describe(tally)}", speed.text(tally, format_bytes)]
+        typer.echo("; ".join(part for part in parts if part), err=True)
 
 
 def format_bytes(count: int) -> str:

@@ -1,7 +1,6 @@
 """One collection from beginning to end: look at everything, and only then take anything."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -17,21 +16,11 @@ from storage import keys
 from storage.collected import LINKS
 from storage.digest import Digest
 from storage.errors import StorageError, StorageUnavailable
+from storage.places import Kind
 from storage.runs import Run, RunLost
+from storage.walk import walk
 
 log = structlog.get_logger(__name__)
-
-
-class Observer(Protocol):
-    """Is told of every repository what it links to, garbage left out: for who counts usage."""
-
-    def repository(self, repository: str, manifests: list[str], blobs: list[str]) -> None:
-        """Canonical digests as text, in no order; one may come more than once."""
-        ...
-
-    async def finished(self, started: float) -> None:
-        """All repositories were told; what was pushed after `started` may be missing."""
-        ...
 
 
 class Collection:
@@ -44,15 +33,14 @@ class Collection:
         *,
         clock: Callable[[], float],
         new_id: Callable[[], str],
-        observers: tuple[Observer, ...] = (),
     ) -> None:
         self._stores = stores
         self._driver = stores.driver
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
-        self._observers = observers
         self._found: list[Marked] = []
+        self._names: set[str] = set()
         self._bytes_kept = ""
 
     async def plan(self) -> Report:
@@ -67,7 +55,8 @@ class Collection:
         """Collect, and store the report. Raises StorageError, and then nothing is half done that matters."""
         report = Report(self._new_id(), self._clock())
         run = Run(self._driver, report.run, clock=self._clock, new_id=self._new_id, pause=self._stores.removals.rest)
-        await self._stores.collected.expire(report.started - self._rules.log_seconds)
+        remembered = max(self._rules.log_seconds, self._rules.trash_seconds)
+        await self._stores.collected.expire(report.started - remembered)
         try:
             await run.begin()
             await self._collect(report, run, brake=brake)
@@ -79,6 +68,12 @@ class Collection:
             report.ended = self._clock()
             await self._driver.put(keys.COLLECTION_LAST, report.to_json(), durable=False)
         return report
+
+    def garbage(self) -> Iterator[tuple[str, int, int]]:
+        """Repositories with how many manifests and links to blobs of each are garbage, after a look."""
+        for marked in self._found:
+            if marked.has_garbage:
+                yield marked.repository, len(marked.garbage.nodes), len(marked.garbage_layers)
 
     async def _collect(self, report: Report, run: Run, *, brake: bool) -> None:
         marker, unlinked = await self._look(report, run)
@@ -100,6 +95,7 @@ class Collection:
                 # What was not taken stays linked, so its bytes have to stay.
                 taker.totals.spared |= set(marked.garbage_digests)
                 report.kept[marked.repository] = str(error)
+        await self._forget_names(taker)
         report.taken_manifests, report.taken_layers = taker.totals.manifests, taker.totals.layers
         report.outcome, report.reason = Outcome.DONE.value, ""
         if self._bytes_kept:
@@ -109,6 +105,12 @@ class Collection:
         report.deleted_blobs, report.deleted_bytes = await delete_unlinked(
             self._stores, run, unlinked.found, spared=taker.totals.spared, clock=self._clock
         )
+
+    async def _forget_names(self, taker: Taker) -> None:
+        """Take from the catalog also what an earlier run has left there that died."""
+        async for place in walk(self._driver, keys.CATALOG):
+            if place.kind is Kind.CATALOG and place.repository not in self._names:
+                await taker.leave_catalog(place.repository)
 
     async def _look(self, report: Report, run: Run | None) -> tuple[Marker, Unlinked]:
         """Mark all repositories, then look for bytes that nothing leads to."""
@@ -131,8 +133,6 @@ class Collection:
             self._add(report, marked, linked)
             for digest in marked.garbage_digests if self._rules.trash_seconds else ():
                 held.add(Digest.parse(digest))
-        for observer in self._observers:
-            await observer.finished(report.started)
         stores.tally.enter("looking at blobs")
         return marker, await find_unlinked(stores, self._rules, linked=linked, held=held, trash=trash, now=now)
 
@@ -141,6 +141,7 @@ class Collection:
             linked.add(Digest.parse(digest))
         self._stores.tally.counts["repositories"] += 1
         report.repositories += 1
+        self._names.add(marked.repository)
         report.manifests += marked.manifests
         report.garbage_manifests += len(marked.garbage.nodes)
         report.garbage_layers += len(marked.garbage_layers)

@@ -58,7 +58,7 @@ class Taker:
             await self._forget_tagged(marked.repository, taken)
         for start in range(0, len(marked.garbage_layers), BATCH):
             await self._layers(marked, marked.garbage_layers[start : start + BATCH])
-        await self._leave_catalog(marked.repository)
+        await self.leave_catalog(marked.repository)
 
     async def _manifests(self, marked: Marked, batch: Sequence[str]) -> set[str]:
         repository, nodes = marked.repository, marked.garbage.nodes
@@ -77,8 +77,11 @@ class Taker:
             await self._driver.delete_many(extra)
             if extra or removal.is_late:
                 # As pushes do: whoever comes last sees the other. Links go back only if they may have been missed.
-                back = set(pairs) & await self._back(marked, pairs)
-                await self._restore(repository, back, types, with_links=removal.is_late)
+                late = removal.is_late
+                fresh = await self._run.fresh()
+                needed = await self._needed(marked, fresh) if late else fresh.manifests
+                back = {pair for pair in pairs if not needed.isdisjoint(pair)}
+                await self._restore(repository, back, types, with_links=late)
         self.totals.manifests += len(taken)
         return {node.digest for node in taken}
 
@@ -92,8 +95,8 @@ class Taker:
             links = [keys.layer_link(repository, Digest.parse(digest)) for digest, _canonical in taken]
             await self._delete(removal, links, Taken(self._run.id, self._clock(), repository, taken))
             if removal.is_late:
-                back = {pair for pair in taken if not spared.issuperset(pair)} & await self._back(marked, taken)
-                for digest, canonical in back:
+                needed = await self._spared(marked)
+                for digest, canonical in (pair for pair in taken if not needed.isdisjoint(pair)):
                     link = keys.layer_link(repository, Digest.parse(digest))
                     await self._driver.put(link, link_text(Digest.parse(canonical)))
         self.totals.layers += len(taken)
@@ -109,11 +112,6 @@ class Taker:
     async def _spared(self, marked: Marked) -> set[str]:
         """Everything that is needed by what has arrived: digests and canonical ones. Raises RunLost."""
         return await self._needed(marked, await self._run.fresh())
-
-    async def _back(self, marked: Marked, taken: Iterable[Pair]) -> set[Pair]:
-        """Those of what was taken that are needed by now."""
-        needed = await self._needed(marked, await self._run.fresh())
-        return {pair for pair in taken if not needed.isdisjoint(pair)}
 
     async def _needed(self, marked: Marked, fresh: Fresh) -> set[str]:
         graph = marked.garbage
@@ -175,7 +173,7 @@ class Taker:
                 if current is not None and current == place.digest:
                     await self._driver.put(place.key, link_text(current))
 
-    async def _leave_catalog(self, repository: str) -> None:
+    async def leave_catalog(self, repository: str) -> None:
         """Take a repository of which nothing is left from the catalog."""
         if not await self._is_gone(repository) or not await self._stores.catalog.has(repository):
             return

@@ -6,7 +6,9 @@ import pytest
 
 from storage import keys
 from storage.digest import Digest
-from tests.api.client import REPOSITORY, Client, refusal
+from storage.drivers import Page, SmallObject
+from tests.api.client import REPOSITORY, Client, open_client, refusal
+from tests.api.conftest import OpenClient
 from tests.registry.images import encode, image
 from tests.stores import StepDriver
 
@@ -317,3 +319,125 @@ async def test_what_lies_in_a_record_cannot_break_the_answer(client: Client, dri
 
     assert answer.status_code == 200
     assert json.loads(answer.content.decode("utf-8"))["states"][0]["why"] == "push"
+
+
+async def pulled(client: Client, reference: str) -> int | bytes:
+    """What a pull by the reference gives: the bytes, or the status if there are none."""
+    answer = await client.http.get(f"{REPOSITORY}/manifests/{reference}")
+    head = await client.http.head(f"{REPOSITORY}/manifests/{reference}")
+    assert head.status_code == answer.status_code
+    if answer.status_code == 200:
+        assert answer.headers["docker-content-digest"] == str(Digest.of(answer.content))
+        assert answer.headers["cache-control"] == "private, no-cache"
+    return answer.content if answer.status_code == 200 else answer.status_code
+
+
+async def test_an_earlier_state_is_pulled_by_its_number_or_a_time(client: Client, driver: StepDriver) -> None:
+    for number, time in ((1, 1_000_000_000), (2, 1_000_000_060), (3, 1_000_000_120)):
+        await push(client, number)
+        await move_record(driver, time)
+
+    assert [await pulled(client, f"prod.-{number}") for number in (1, 2, 3)] == [body(2), body(1), 404]
+    for text, expected in (
+        ("20010909T0146Z", 404),  # 1,000,000,000 is 01:46:40 that day
+        ("20010909T014639Z", 404),
+        ("20010909T014640Z", body(1)),
+        ("20010909T0147Z", body(1)),
+        ("20010909T014740Z", body(2)),
+        ("20300101T0000Z", body(3)),
+        ("20309901T0000Z", 404),
+        ("20010909T01Z", 404),
+    ):
+        assert await pulled(client, f"prod.at-{text}") == expected, text
+    assert (await client.http.get(f"{REPOSITORY}/tags/list")).json()["tags"] == ["prod"]
+
+
+async def move_record(driver: StepDriver, seconds: int) -> None:
+    """Let the newest record have been written at a time."""
+    entry = (await driver.list(keys.history(REPOSITORY, "prod"), limit=10)).entries[-1]
+    folder, _, name = entry.key.rpartition("/")
+    moved = f"{folder}/{seconds * 1_000_000:016}.{name.partition('.')[2]}"
+    found = await driver.get(entry.key, bytes_max=4096)
+    await driver.delete(entry.key)
+    await driver.put(moved, found.body)
+
+
+async def test_a_state_in_which_the_tag_was_deleted_is_not_pulled(client: Client) -> None:
+    await push(client, 1)
+    await client.http.delete(f"{REPOSITORY}/manifests/prod")
+    await push(client, 2)
+
+    assert [await pulled(client, f"prod.-{number}") for number in (1, 2)] == [404, body(1)]
+
+
+@pytest.mark.parametrize("reference", ["prod.-1", "prod.at-20261101T1200Z", "prod.-1.-2"])
+async def test_nothing_is_pushed_under_the_name_of_an_earlier_state(client: Client, reference: str) -> None:
+    await push(client, 1)
+
+    assert refusal(await client.put_manifest(body(2), reference)) == (403, "DENIED")
+    answer = await client.http.put(f"{REPOSITORY}/manifests/{digest(2)}", params={"tag": reference}, content=body(2))
+    assert refusal(answer) == (403, "DENIED")
+    assert await pulled(client, digest(2)) == 404
+
+
+@pytest.mark.parametrize(
+    "reference", ["prod.-0", "prod.-", "prod.-01", "prod.-1a", "prod.at-", "prod.at-2026Z", "a.-b"]
+)
+async def test_other_names_are_names_as_all_others(client: Client, reference: str) -> None:
+    assert (await client.push_manifest(body(1), reference)).status_code == 201
+    assert await pulled(client, reference) == body(1)
+
+
+async def test_a_tag_of_the_very_name_comes_first_also_if_it_is_damaged(client: Client, driver: StepDriver) -> None:
+    await push(client, 1, 2, 3)
+    await driver.put(keys.tag_link(REPOSITORY, "prod.-1"), digest(1).encode())
+
+    assert await pulled(client, "prod.-1") == body(1)
+    await driver.put(keys.tag_link(REPOSITORY, "prod.-1"), b"")
+    assert await pulled(client, "prod.-1") == 404
+
+
+async def test_switched_off_they_are_names_as_all_others(open_registry: OpenClient) -> None:
+    client = await open_registry(history={"references": False})
+    await push(client, 1, 2)
+
+    assert await pulled(client, "prod.-1") == 404
+    await push(client, 1, tag="prod.-1")
+    assert await pulled(client, "prod.-1") == body(1)
+
+
+class CountingDriver(StepDriver):
+    """Notes what is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    async def get(self, key: str, *, bytes_max: int) -> SmallObject:
+        self.calls.append(key)
+        return await super().get(key, bytes_max=bytes_max)
+
+    async def list(self, prefix: str, *, after: str = "", limit: int, fold: bool = False) -> Page:
+        self.calls.append(prefix)
+        return await super().list(prefix, after=after, limit=limit, fold=fold)
+
+
+async def test_a_tag_that_is_not_there_costs_one_look_as_long_as_its_name_says_nothing() -> None:
+    driver = CountingDriver()
+    client = await open_client(driver)
+    await push(client, 1)
+    driver.calls.clear()
+
+    assert (await client.http.get(f"{REPOSITORY}/manifests/absent.1-2")).status_code == 404
+
+    assert driver.calls == [keys.tag_link(REPOSITORY, "absent.1-2")]
+    await client.close()
+
+
+async def test_a_pull_writes_nothing_down(client: Client, driver: StepDriver) -> None:
+    await push(client, 1)
+    await driver.put(keys.tag_link(REPOSITORY, "prod"), digest(2).encode())
+
+    assert await pulled(client, "prod.-1") == body(1)
+
+    assert len((await driver.list(keys.history(REPOSITORY, "prod"), limit=10)).entries) == 1

@@ -32,13 +32,16 @@ def told(data: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_served_store_is_read_and_damage_is_found_before_anybody_asks(tmp_path: Path, workers: int) -> None:
-    data, trail = tmp_path / "data", tmp_path / "trail"
+    data, trail, ledger = tmp_path / "data", tmp_path / "trail", Ledger()
+    server = start(data, log=tmp_path / "pushed", environment={"PIERHEAD_SCRUB_ENABLED": "false"})
+    with Client(server.url, ledger) as client:
+        image, other = pushed(client, data, "team/app"), pushed(client, data, "team/other")
+    server.stop()
+    rotten(image)
+
     environment = {**QUICK, "PIERHEAD_AUDIT_FILE": str(trail)}
     server = start(data, log=tmp_path / "log", workers=workers, environment=environment)
-    with Client(server.url, Ledger()) as client:
-        image = pushed(client, data, "team/app")
-        other = pushed(client, data, "team/other")
-        rotten(image)
+    with Client(server.url, ledger) as client:
         url = f"/v2/team/app/blobs/{image.layer}"
 
         eventually(lambda: told(data)["parts_verified"] == 256, seconds=60)

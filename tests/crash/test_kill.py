@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,27 +109,47 @@ def test_a_kill_of_two_workers_loses_nothing_and_shows_nothing_half(
     assert ("answer", 0) in killed
 
 
+@pytest.mark.timeout(300)
 def test_a_kill_while_an_empty_directory_becomes_a_store_is_mended_by_the_next_start(
-    launcher: Launcher, directory: Path
+    launchers: Sequence[Launcher], directory: Path
 ) -> None:
-    def begin(name: str, point: Point | None) -> Trial:
-        return Trial.begin(launcher, directory / name / STORE, kill_at=point)
-
-    for number, point in enumerate(points(begin("whole", None).watched.trace.read())):
-        trial = begin(f"killed-{number}", point)
+    def kill_at(launcher: Launcher, number: int, point: Point) -> None:
+        trial = Trial.begin(launcher, directory / f"killed-{number}" / STORE, kill_at=point)
         operations.whole_post(trial.story, "crash/first")()
         trial.end()
 
+    whole = Trial.begin(launchers[0], directory / "whole" / STORE)
+    side_by_side(launchers, points(whole.watched.trace.read()), kill_at)
 
-def test_a_kill_at_any_step_of_the_very_first_push_loses_nothing(launcher: Launcher, directory: Path) -> None:
-    def attempt(name: str, point: Point | None) -> Sequence[Step]:
+
+@pytest.mark.timeout(300)
+def test_a_kill_at_any_step_of_the_very_first_push_loses_nothing(
+    launchers: Sequence[Launcher], directory: Path
+) -> None:
+    def attempt(launcher: Launcher, name: str, point: Point | None) -> Sequence[Step]:
         trial = Trial.begin(launcher, directory / name / STORE)
         steps = trial.attempt(operations.whole_post, point)
         trial.server.kill()
         return steps
 
-    for number, point in enumerate(points(attempt("whole", None))):
-        assert point[0] in SOMETIMES or attempt(f"killed-{number}", point)[-1].killed
+    def kill_at(launcher: Launcher, number: int, point: Point) -> None:
+        assert point[0] in SOMETIMES or attempt(launcher, f"killed-{number}", point)[-1].killed
+
+    side_by_side(launchers, points(attempt(launchers[0], "whole", None)), kill_at)
+
+
+def side_by_side(
+    launchers: Sequence[Launcher], wanted: Sequence[Point], work: Callable[[Launcher, int, Point], None]
+) -> None:
+    """Let each launcher take its share of some steps, which are numbered."""
+    numbered = list(enumerate(wanted))
+
+    def take(lane: int) -> None:
+        for number, point in numbered[lane :: len(launchers)]:
+            work(launchers[lane], number, point)
+
+    with ThreadPoolExecutor(len(launchers)) as pool:
+        list(pool.map(take, range(len(launchers))))
 
 
 def test_servers_were_killed_at_two_hundred_steps_at_least_with_one_worker_and_with_two() -> None:

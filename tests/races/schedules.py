@@ -4,8 +4,9 @@ Coroutines are driven by hand, without an event loop: each call to the driver, a
 announced removal, is a point at which the scheduler chooses who goes on.
 """
 
+import itertools
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.stores import Clock, Power
 
 DIRECTORY = Capabilities()
 BUCKET = Capabilities(folders_hold_objects=True, durable_at_once=True, looks_cost_calls=True, rare_seconds=5.0)
-STEPS_MAX = 5000
+STEPS_MAX = 20_000
 WAITED_SECONDS = 1.0
 """By how much the clock goes on when everybody waits."""
 
@@ -113,12 +114,17 @@ class Schedule:
     clock: Clock = field(default_factory=Clock)
     actors: list[Actor] = field(default_factory=list)
     immutable: Sequence[ImmutableTags] = ()
+    skew_seconds: float = 0.0
+    ticks: Iterator[int] = field(default_factory=itertools.count)
     steps_max: int = STEPS_MAX
 
     def worker(self) -> Services:
         """Return another worker on the store, whose waits are turns."""
         services = Services(self.driver, clock=self.clock, immutable=self.immutable, pause=_pause)
-        services.removals._pause = _pause
+        services.removals._pause = services.history._pause = _pause
+        # No clock stands still between two calls, and those of servers differ.
+        ahead = self.chance.uniform(-self.skew_seconds, self.skew_seconds)
+        services.history._clock = lambda: self.clock() + ahead + next(self.ticks) / 1e6
         return services
 
     def add(self, name: str, work: Callable[[Services], Coroutine[Any, Any, object]], crash_at: int | None) -> None:
@@ -130,6 +136,7 @@ class Schedule:
         stickiness = self.chance.choice([0.03, 0.1, 0.25, 0.5])
         current: Actor | None = None
         for _step in range(self.steps_max):
+            self.between()
             going = [actor for actor in self.actors if not actor.done]
             if not going:
                 return
@@ -147,6 +154,9 @@ class Schedule:
                 # Who waits looks again after a while.
                 actor.waits = actor.waits and self.chance.random() < 0.7
         raise AssertionError(f"it never ends: {[actor.name for actor in self.actors if not actor.done]}")
+
+    def between(self) -> None:
+        """Do something between two steps: nothing."""
 
     def _go_on(self, actor: Actor) -> None:
         self.driver.actor = actor

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from registry.blobs import Blobs
 from registry.catalog import Catalog
+from registry.histories import Histories
 from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores, Pushed
 from registry.names import Reference, RepositoryName, Tag
@@ -68,7 +69,7 @@ class Services:
         self.tag_store = TagStore(self.driver, self.history)
         self.catalog_store = CatalogStore(self.driver, clock=self.clock)
         self.upload_store = UploadStore(self.driver, clock=self.clock)
-        referrers = ReferrerStore(self.driver)
+        self.referrer_store = referrers = ReferrerStore(self.driver)
         self.removals = RemovalStore(self.driver, clock=self.clock, new_id=lambda: f"removal-{next(_ids)}")
         self.usage = UsageStore(self.driver, clock=self.clock, new_id=lambda: f"{next(_ids):x}")
         self.rules = QuotaRules([Quota(repositories=name, bytes=size) for name, size in (quotas or {}).items()])
@@ -93,6 +94,7 @@ class Services:
             immutability=Immutability(immutable),
             quotas=None if quotas is None else self.quotas,
         )
+        self.histories = Histories(self.history, self.manifests, self.manifest_store)
         self.repositories = Repositories(
             stores,
             self.manifests,

@@ -3,9 +3,11 @@
 import os
 from collections.abc import AsyncIterator, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry import recounts
 from registry.names import RepositoryName
 from registry.recounts import Held, Recount, Recounting, UsageReport
 from registry.scan import Tally
@@ -72,6 +74,32 @@ async def test_a_blob_that_is_pushed_between_the_two_walks_has_its_size() -> Non
     services.driver.sizes = late  # type: ignore[method-assign]
 
     assert (await Recounting(services.driver, Tally()).run(1.0)).held["team"] == Held(unique=4)
+
+
+async def test_the_report_is_kept_and_work_in_the_background_gives_way_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recounts, "REST_EACH", 2)
+    services, rests = Services(), []
+    await services.push(image())
+
+    async def rest() -> None:
+        rests.append(1)
+
+    tally = Tally()
+    report = await Recounting(services.driver, tally, rest=rest).run_and_store(services.usage, clock=services.clock)
+
+    assert UsageReport.from_json(await services.usage.report() or b"") == report
+    assert report.began == services.clock.now
+    assert len(rests) == tally.counts["objects"] // 2 + tally.counts["links"] // 2 > 2
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b"[]", b'{"version": 2}', b'{"version": 1, "began": 1, "held": {"a": 1}}']
+)
+def test_a_damaged_report_is_none(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        UsageReport.from_json(text)
 
 
 def test_rows_below_a_prefix_come_the_largest_first() -> None:

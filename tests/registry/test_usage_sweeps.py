@@ -100,6 +100,29 @@ async def test_what_was_deleted_a_moment_after_its_push_stays_counted_until_its_
     assert await services.used("team") == 0
 
 
+@pytest.mark.parametrize("kind", ["blob", "manifest", "repository", "collection"])
+async def test_whatever_removes_links_makes_a_count_by_its_announcement(
+    services: Services, clock: Clock, kind: str
+) -> None:
+    digest = await services.push_blob(b"some bytes", repository=OTHER)
+    clock.now += SETTLED_SECONDS + 1
+    sweep = services.usage_sweep(recount_seconds=1e9)
+    await sweep.sweep()
+    announced = {
+        "blob": lambda: services.removals.of_blob(OTHER, digest),
+        "manifest": lambda: services.removals.of_manifest(OTHER, digest),
+        "repository": lambda: services.removals.of_repository(OTHER),
+        "collection": lambda: services.removals.of_collection(OTHER, "f" * 32),
+    }
+    clock.now += 10
+
+    async with announced[kind]():
+        await services.driver.delete(keys.layer_link(OTHER, digest))
+    await sweep.sweep()
+
+    assert await services.used("team") == 0
+
+
 async def test_a_deleted_tag_alone_makes_no_count(
     services: Services, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

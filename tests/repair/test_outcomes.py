@@ -1,7 +1,10 @@
 """Each damage of the table: never served, found, and mended by what the table says, on a real server beside it."""
 
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +14,15 @@ import pytest
 from tests.conftest import tool_or_skip
 from tests.distribution import V3, serving_distribution
 from tests.repair.damages import CASES, CONFIG, Case, Mended, config_of
-from tests.running import Server, start
+from tests.running import ROOT, Server, start
 from tests.swap.client import Client, Ledger, digest_of
 from tests.swap.commands import Outcome, run
 from tests.swap.scars import LAYER, REVISION, TAG, Image, pushed, whole
 
 UNPRIVILEGED = "tests.swap.unprivileged"
+
+ANYTIME = (("verify",), ("verify", "--repair", "--dry-run"), ("storage", "check"))
+"""What may be run on a damaged store at any time, with any damage in it, and comes to its end."""
 
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -31,6 +37,7 @@ class Damaged:
     images: Mapping[str, Image]
     keys: Mapping[str, str]
     configs: Mapping[str, str]
+    anytime: Sequence[subprocess.CompletedProcess[str]]
     verified: Outcome
     answers: Mapping[str, list[tuple[str, int]]]
     dry: Outcome
@@ -67,6 +74,12 @@ def answer(client: Client, path: str) -> int:
     return found.status_code
 
 
+def ended(data: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    line = [sys.executable, "-m", UNPRIVILEGED, *name.split(), *arguments, "--data", str(data), "--json"]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
 def is_served(client: Client, image: Image) -> bool:
     """Tell whether the image can be pulled, byte by byte."""
     try:
@@ -101,6 +114,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Damaged]:
             for path in (data / "pierhead" / "damaged").rglob("*"):
                 if path.is_file():
                     path.unlink()  # so that verification has to find by itself what was just found by reading
+            anytime = [ended(data, *line) for line in ANYTIME]
             verified = run("verify", data, module=UNPRIVILEGED)
             dry = run("verify", data, "--repair", "--dry-run", module=UNPRIVILEGED)
             repaired = run("verify", data, "--repair", module=UNPRIVILEGED)
@@ -108,7 +122,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Damaged]:
             source = ("--from", twin.url, "--from-insecure")
             fetched = run("verify", data, "--repair", *source, module=UNPRIVILEGED)
             yield Damaged(
-                client, server, twin, images, keys, configs, verified, answers, dry, repaired, fetched, served
+                client, server, twin, images, keys, configs, anytime, verified, answers, dry, repaired, fetched, served
             )
     finally:
         server.stop()
@@ -128,6 +142,20 @@ def test_no_client_gets_it_and_no_client_gets_anything_else(damaged: Damaged, ca
 def test_verification_finds_it(damaged: Damaged, case: Case) -> None:
     assert (case.finding, damaged.keys[case.name]) in damaged.verified.findings
     assert damaged.verified.code == 3
+
+
+def test_commands_come_to_their_end_whatever_the_damage(damaged: Damaged) -> None:
+    for (name, *arguments), ended in zip(ANYTIME, damaged.anytime, strict=True):
+        assert ended.returncode in {0, 1, 3}, (name, arguments, ended.stderr)
+        assert "Traceback" not in ended.stderr
+        assert "summary" in ended.stdout or "uses" in ended.stdout
+
+
+def test_the_page_tells_of_each_kind_of_damage() -> None:
+    page = (ROOT / "docs" / "explanation" / "damage.md").read_text()
+    table = "".join(line for line in page.splitlines() if line.startswith("| "))
+
+    assert {case.finding for case in CASES} <= set(re.findall(r"`([a-z-]+)`", table))
 
 
 def test_verification_finds_nothing_else(damaged: Damaged) -> None:
@@ -212,23 +240,32 @@ def test_a_push_mends_the_rest_once_directories_are_removed_and_then_all_is_well
     assert (outcome.code, [found for found in outcome.findings if found[0] != "blob-unlinked"]) == (0, [])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.finding != "directory"], ids=lambda case: case.name)
-def test_a_push_mends_it_without_any_repair(tmp_path: Path, case: Case) -> None:
-    data = tmp_path / "data"
-    server = start(data, log=tmp_path / "log", module=UNPRIVILEGED)
+@pytest.fixture(scope="module")
+def served_damaged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Mapping[str, Image]]]:
+    """Return a client of a store with every damage that nobody has repaired, and the images."""
+    tool_or_skip("setpriv")
+    place = tmp_path_factory.mktemp("pushes")
+    server = start(place / "data", log=place / "log", module=UNPRIVILEGED)
     try:
         with Client(server.url, Ledger()) as client:
-            image = pushed(client, data, "team/app")
-            case.damage(image)
-            config = config_of(image, client.ledger["team/app"])
-            for path in addresses(image, config, case.loses):
-                assert answer(client, path) in {0, 404}
-
-            pushed_again(client, image)
-
-            assert is_served(client, image)
+            images = {case.name: pushed(client, place / "data", f"damaged/{case.name}") for case in CASES}
+            for case in CASES:
+                case.damage(images[case.name])
+            yield client, images
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.finding != "directory"], ids=lambda case: case.name)
+def test_a_push_mends_it_without_any_repair(served_damaged: tuple[Client, Mapping[str, Image]], case: Case) -> None:
+    client, images = served_damaged
+    image = images[case.name]
+    for path in addresses(image, config_of(image, client.ledger[image.repository]), case.loses):
+        assert answer(client, path) in {0, 404}
+
+    pushed_again(client, image)
+
+    assert is_served(client, image)
 
 
 def pushed_again(client: Client, image: Image) -> None:

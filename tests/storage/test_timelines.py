@@ -26,7 +26,7 @@ def test_records_of_one_clock_are_in_order_already() -> None:
     changes = [change(1, None, A), change(2, A, B), change(3, B, None), change(4, None, A)]
 
     assert in_order(changes) == changes
-    assert filled(changes, before=UNKNOWN, current=A, now=NOW) == []
+    assert filled(changes, before=UNKNOWN, current=A, now=NOW) == changes
 
 
 def test_a_record_whose_clock_was_behind_is_put_where_it_fits() -> None:
@@ -41,12 +41,24 @@ def test_a_first_push_that_looked_at_its_clock_ahead_of_a_deletion_comes_after_i
     assert states(in_order(changes)) == [A, None, B]
 
 
+def test_a_way_that_comes_by_the_same_state_again_is_found_whole() -> None:
+    changes = [change(1, None, A), change(2, A, C), change(3, A, B), change(4, B, A)]
+
+    assert states(in_order(changes)) == [A, B, A, C]
+
+
+def test_what_has_no_order_at_all_ends_in_time() -> None:
+    changes = [change(place / 1000, (A, B, C)[place % 3], (B, A, D)[place % 3]) for place in range(400)]
+
+    assert len(in_order(changes)) > 100
+
+
 @given(st.permutations(range(5)))
 def test_up_to_five_records_in_a_row_may_stand_in_any_order(order: list[int]) -> None:
     chain = [None, A, B, C, D, E]
     changes = [change(10 + place, chain[step], chain[step + 1]) for place, step in enumerate(order)]
 
-    assert states(in_order([change(1, E, None), *changes])) == [None, A, B, C, D, E]
+    assert states(in_order([change(1, E, None), *changes], before=E)) == [None, A, B, C, D, E]
 
 
 def test_nothing_is_put_in_order_over_more_than_clocks_differ() -> None:
@@ -79,26 +91,33 @@ def test_what_was_observed_long_after_it_was_told_has_happened_again() -> None:
 def test_a_change_without_a_record_is_seen_by_the_one_that_follows() -> None:
     changes = [change(1, None, A), change(3, B, C)]
 
-    observed = filled(changes, before=UNKNOWN, current=C, now=NOW)
+    whole = filled(changes, before=UNKNOWN, current=C, now=NOW)
 
-    assert observed == [Change(3 * SECOND - 1, A, B, Cause("", Why.OBSERVED))]
-    assert states(in_order([changes[0], *observed, changes[1]])) == [A, B, C]
+    assert whole == [changes[0], Change(3 * SECOND - 1, A, B, Cause("", Why.OBSERVED)), changes[1]]
+    assert in_order(whole) == whole
 
 
 def test_a_last_change_without_a_record_is_seen_by_what_the_tag_points_at() -> None:
     assert filled([change(1, None, A)], before=UNKNOWN, current=None, now=NOW) == [
-        Change(NOW, A, None, Cause("", Why.OBSERVED))
+        change(1, None, A),
+        Change(NOW, A, None, Cause("", Why.OBSERVED)),
     ]
     assert filled([], before=UNKNOWN, current=A, now=NOW) == [Change(NOW, None, A, Cause("", Why.OBSERVED))]
     assert filled([], before=UNKNOWN, current=None, now=NOW) == []
-    assert filled([change(1, None, A)], before=UNKNOWN, current=UNKNOWN, now=NOW) == []
+    assert filled([change(1, None, A)], before=UNKNOWN, current=UNKNOWN, now=NOW) == [change(1, None, A)]
+
+
+def test_the_same_change_twice_has_another_one_in_between() -> None:
+    changes = [change(1, None, A), change(3, None, A)]
+
+    assert states(filled(in_order(changes), before=UNKNOWN, current=A, now=NOW)) == [A, None, A]
 
 
 def test_a_damaged_record_breaks_no_chain() -> None:
     changes = [change(1, None, A), Change(2 * SECOND, None, B, Cause("", Why.UNKNOWN)), change(3, B, C)]
 
     assert in_order(changes) == changes
-    assert filled(changes, before=UNKNOWN, current=C, now=NOW) == []
+    assert filled(changes, before=UNKNOWN, current=C, now=NOW) == changes
 
 
 @given(
@@ -115,14 +134,17 @@ def test_whatever_is_lost_or_told_in_the_wrong_order_the_end_is_what_the_tag_poi
         for place, (old, new) in enumerate(itertools.pairwise(chain))
         if place not in lost
     ]
-    ordered = in_order(sorted(told, key=lambda each: each.time))
+    ordered = in_order(sorted(told, key=lambda each: each.time), current=chain[-1])
 
-    observed = filled(ordered, before=UNKNOWN, current=chain[-1], now=NOW)
-    again = in_order(sorted([*ordered, *observed], key=lambda each: each.time))
+    whole = filled(ordered, before=UNKNOWN, current=chain[-1], now=NOW)
+    again = in_order(sorted(whole, key=lambda each: each.time), current=chain[-1])
 
-    if told or chain[-1] is not None:
-        assert again[-1].new == chain[-1]
-    assert {each.new for each in told} <= {each.new for each in again}
+    for found in (whole, again):
+        assert not found or found[-1].new == chain[-1]
+        assert {each.new for each in told} <= {each.new for each in found}
+        assert all(newer.old == older.new for older, newer in itertools.pairwise(found))
+    if not {place for place in lost if place < len(chain) - 1}:
+        assert len(whole) == len(told)
 
 
 @pytest.mark.parametrize("before", [A, None])
