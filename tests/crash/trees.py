@@ -66,7 +66,10 @@ class _Tree:
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
-            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository|_collection|_again)/[0-9a-f]{{32}}", self._time),
+            (
+                rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository|_collection|_again)/[0-9a-f]{{32}}",
+                self._time,
+            ),
             (r"pierhead/gc/(run|last)", self._json),
             (r"pierhead/gc/log/\d{16}\.[0-9a-f]{32}\.\d{6}\.(links|bytes)", self._json),
             (rf"pierhead/gc/fresh/[0-9a-f]{{32}}/(blobs|manifests)/sha256-[0-9a-f]{{64}}", self._empty),
