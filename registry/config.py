@@ -360,17 +360,19 @@ class Gc(BaseModel):
         86400.0, ge=0, description="What was pushed within that time is kept, whether anything leads to it or not."
     )
     trash_seconds: Seconds = Field(
-        7 * 86400.0, ge=0, description="How long bytes stay that nothing leads to: as long pierhead gc undo works."
+        7 * 86400.0,
+        ge=0,
+        description="How long bytes stay that nothing leads to any more: so long pierhead gc undo works.",
     )
     log_seconds: Seconds = Field(90 * 86400.0, ge=0, description="How long it is remembered what was taken.")
     brake_share: float = Field(
         0.5,
-        gt=0,
+        ge=0.01,
         le=1,
         description="A collection that would take a larger share of all manifests or blobs takes nothing.",
     )
     cpu_share: float = Field(
-        0.1, gt=0, le=1, description="Which share of one processor a collection in the background may take."
+        0.1, ge=0.01, le=1, description="Which share of one processor a collection in the background may take."
     )
 
 

@@ -66,10 +66,17 @@ class _Tree:
             (r"pierhead/sources/(?P<algorithm>sha256|sha512)/(?P<start>..)/(?P<hex>[0-9a-f]+)", self._source),
             (r"pierhead/damaged/.*", self._damaged),
             (rf"pierhead/removals/{NAME}/(_layers|_revisions)/{DIGEST}/[0-9a-f]{{32}}", self._time),
-            (rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository)/[0-9a-f]{{32}}", self._time),
             (rf"{OURS}/_pulls/[0-9a-f]{{32}}", self._json),
             (r"pierhead/retention", self._json),
-            (r"pierhead/leases/(sweep|history|scrub|retention)", self._lease),
+            (
+                rf"pierhead/removals/{NAME}/(_tags/[\w.-]+|_catalog|_repository|_collection|_again)/[0-9a-f]{{32}}",
+                self._time,
+            ),
+            (r"pierhead/gc/(run|last)", self._json),
+            (r"pierhead/gc/log/\d{16}\.[0-9a-f]{32}\.\d{6}\.(links|bytes)", self._json),
+            (rf"pierhead/gc/fresh/[0-9a-f]{{32}}/(blobs|manifests)/sha256-[0-9a-f]{{64}}", self._empty),
+            (r"pierhead/gc/deleting/[0-9a-f]{64}-[0-9a-f]{64}-[0-9a-f]{32}", self._time),
+            (r"pierhead/leases/(sweep|history|scrub|retention|collect)", self._lease),
             (r"pierhead/scrub/(shards|cursor)", self._scrub),
             (rf"pierhead/usage/{NAME}/_head", self._usage),
             (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
@@ -155,6 +162,13 @@ class _Tree:
     def _layout(self, path: Path, _found: re.Match[str]) -> None:
         if path.read_bytes() != b"pierhead layout 1\n":
             self._lie(path, "the version is damaged")
+
+    def _json(self, path: Path, _found: re.Match[str]) -> None:
+        if not self._lost(path):
+            try:
+                json.loads(path.read_bytes())
+            except ValueError:
+                self._lie(path, "it is torn")
 
     def _empty(self, path: Path, _found: re.Match[str]) -> None:
         if path.stat().st_size:

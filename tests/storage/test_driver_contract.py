@@ -915,3 +915,29 @@ async def test_a_sweep_leaves_what_is_in_use(driver: Driver) -> None:
     await writer.write([b" bytes"])
     await writer.commit("a/c")
     assert await read_large(driver, "a/c") == b"staged bytes"
+
+
+async def test_many_objects_are_deleted_at_once_and_the_absent_are_fine(driver: Driver) -> None:
+    blobs = [f"docker/registry/v2/blobs/sha256/{n % 3:02}/{n:064}/data" for n in range(40)]
+    await put_all(driver, [*blobs, "a/b/1", "a/b/2"])
+
+    await driver.delete_many([*blobs, "a/b/1", "a/b/absent", "absent"])
+
+    assert await keys(driver, "docker/") == []
+    assert await keys(driver, "a/") == ["a/b/2"]
+    await driver.delete_many([])
+    with pytest.raises(ValueError, match="no key"):
+        await driver.delete_many(["a//b"])
+
+
+async def test_a_listing_tells_sizes_and_times_where_the_driver_says_so(driver: Driver) -> None:
+    await driver.put("a/one", b"12345")
+
+    [entry] = (await driver.list("a/", limit=10)).entries
+
+    if driver.capabilities.listings_tell_sizes:
+        assert entry.found is not None
+        assert entry.found.size == 5
+        assert abs(entry.found.modified - (await driver.stat("a/one")).modified) < 2
+    else:
+        assert entry.found is None
