@@ -12,6 +12,7 @@ from functools import partial
 from registry.errors import BadRequest, ManifestUnknown, PreconditionFailed
 from registry.manifests import Changes, Manifests
 from registry.names import RepositoryName, Tag
+from registry.times import utc_time
 from storage.digest import Digest
 from storage.history import ENTRIES_MAX, HistoryStore
 from storage.manifests import ManifestStore
@@ -106,6 +107,14 @@ class Histories:
     async def tags(self, repository: RepositoryName) -> list[str]:
         """Every tag of which there is a history, also of those that were deleted."""
         return await self._history.tags(repository)
+
+    async def last_set(self, repository: RepositoryName) -> dict[str, dict[Digest | None, float]]:
+        """By tag, and by what it has pointed at, when it was last set to that, in seconds since the epoch.
+
+        By one listing of the whole repository; deleted tags are among them.
+        """
+        marks = await self._history.all_marks(repository)
+        return {tag: {mark.new: mark.time / 1_000_000 for mark in each} for tag, each in marks.items()}
 
     async def find(self, repository: RepositoryName, tag: Tag, target: Target) -> Way:
         """Find where to go back to. Raises ManifestUnknown, BadRequest saying why nothing of the kind is there."""
@@ -202,7 +211,7 @@ def told(state: State) -> dict[str, object]:
         "number": state.number,
         "digest": None if change.new is None else str(change.new),
         "previous": None if change.old is None else str(change.old),
-        "time": datetime.fromtimestamp(change.seconds, UTC).isoformat(timespec="microseconds"),
+        "time": utc_time(change.seconds),
         "who": change.cause.who,
         "why": change.cause.why.value,
         "held": state.is_held,

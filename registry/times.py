@@ -24,6 +24,11 @@ def parse_time(text: str, *, is_local: bool = False) -> float:
         ) from None
 
 
+def utc_time(seconds: float) -> str:
+    """A time for programs to read, in UTC (RFC 3339)."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+
+
 def local_time(seconds: float) -> str:
     """A time for people to read, to the second, with the zone of this machine."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -9,8 +9,9 @@ from registry.api.paging import next_page, page_size
 from registry.api.requests import Request
 from registry.api.responses import Header, Response, json_response
 from registry.audit.events import EventKind
+from registry.auth.identities import ANONYMOUS
 from registry.errors import BadRequest
-from registry.histories import Histories, Target, Way, told
+from registry.histories import Histories, State, Target, Way, told
 from registry.manifests import Changes
 from registry.names import Tag, parse_tag
 from registry.times import parse_time
@@ -37,7 +38,7 @@ class HistoryEndpoints:
         if more and states:
             path = f"/v2/{request.repository}/_pierhead/tags/{tag}/history"
             headers += next_page(request, path, [("n", limit), ("last", states[-1].number)])
-        content = {"name": request.repository, "tag": tag, "states": [told(state) for state in states]}
+        content = {"name": request.repository, "tag": tag, "states": [_shown(request, state) for state in states]}
         return json_response(content, headers=headers)
 
     async def rollback(self, request: Request) -> Response:
@@ -72,6 +73,13 @@ class HistoryEndpoints:
                 await self._auditor.record(request, kind, reference=tag, old=before, new=changes.pushed)
         for tag, before in changes.untagged:
             await self._auditor.record(request, EventKind.TAG_DELETED, reference=tag, old=before)
+
+
+def _shown(request: Request, state: State) -> dict[str, object]:
+    """A state in JSON; who works here is no business of those who have not shown who they are."""
+    fields, anonymous = told(state), str(ANONYMOUS)
+    is_hidden = request.caller.identity == ANONYMOUS and fields["who"] != anonymous
+    return {**fields, "who": ""} if is_hidden else fields
 
 
 def _answer(request: Request, tag: Tag, way: Way) -> Response:

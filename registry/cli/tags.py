@@ -25,7 +25,8 @@ from registry.histories import Histories, State, Target, Way, told
 from registry.manifests import Changes
 from registry.names import RepositoryName, Tag, is_tag, parse_name, parse_tag
 from registry.stores import open_driver
-from registry.times import local_time, parse_time
+from registry.times import local_time, parse_time, utc_time
+from storage.digest import Digest
 from storage.layout import check_layout
 from storage.tags import TagStore
 
@@ -77,21 +78,23 @@ def list_tags(
     name = _name_or_exit("list", repository)
 
     async def work(opened: Opened) -> int:
-        there = [tag for tag in await opened.tags.names(name) if is_tag(tag)]
-        known = sorted({*there, *(await opened.histories.tags(name) if deleted else ())})
+        times = await opened.histories.last_set(name)
         rows = []
-        for tag in known:
-            states = (await opened.histories.states(name, Tag(tag), limit=1, write=False))[0]
-            if states and (deleted or states[0].digest is not None):
-                rows.append((tag, states[0]))
+        for tag in sorted({*filter(is_tag, await opened.tags.names(name)), *(times if deleted else ())}):
+            digest = await opened.tags.current(name, tag)
+            if deleted or digest is not None:
+                rows.append((tag, digest, times.get(tag, {}).get(digest)))
         if not rows:
             _say("list", f"{name} has no tags: it may be misspelt, or of another store")
             return REFUSED
         if as_json:
-            for tag, state in rows:
-                typer.echo(json.dumps({"tag": tag, **told(state)}))
+            for tag, digest, since in rows:
+                typer.echo(
+                    json.dumps({"tag": tag, "digest": digest and str(digest), "time": since and utc_time(since)})
+                )
         else:
-            _print(("tag", "digest", "since", "by", "why"), [(tag, *_cells(state)[1:]) for tag, state in rows])
+            cells = [(tag, _short(digest), "-" if since is None else local_time(since)) for tag, digest, since in rows]
+            _print(("tag", "digest", "since"), cells)
         return 0
 
     _work("list", data, config, work)
@@ -317,11 +320,15 @@ def _told_way(verb: str, name: RepositoryName, tag: Tag, way: Way, *, as_json: b
 
 def _cells(state: State) -> tuple[str, ...]:
     change = state.change
-    digest = "deleted" if change.new is None else f"{change.new.algorithm}:{change.new.hex[:SHORT_HEX]}"
+    digest = _short(change.new)
     if change.new is not None and not state.is_held:
         digest += " (gone)"
     cause = change.cause
     return str(state.number), digest, local_time(change.seconds), cause.who or "-", cause.why.value
+
+
+def _short(digest: Digest | None) -> str:
+    return "deleted" if digest is None else f"{digest.algorithm}:{digest.hex[:SHORT_HEX]}"
 
 
 def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

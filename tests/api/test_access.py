@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,7 @@ ENDPOINTS: tuple[tuple[str, str, str, bytes, str], ...] = (
     ("DELETE", "/v2/{name}/manifests/latest", "", b"", "delete"),
     ("DELETE", "/v2/{name}/manifests/{digest}", "", b"", "delete"),
     ("DELETE", "/v2/{name}/blobs/{blob}", "", b"", "delete"),
+    ("DELETE", "/v2/{name}/_pierhead/repository", "", b"", "delete"),
 )
 REPOSITORIES = ("team/app", "team/absent", "secret/app", "secret/absent", "public/app", "team-evil/app")
 
@@ -114,6 +115,49 @@ PEOPLE: Mapping[str, Somebody] = {
     "a token of another registry": Somebody("foreign", {}, INVALID, known=False, catalog=False),
     "another scheme": Somebody("raw:Digest username=alice", {}, LOG_IN, known=False, catalog=False),
 }
+
+
+async def test_who_has_pushed_is_told_to_those_alone_who_have_shown_who_they_are(house: House) -> None:
+    """Everybody may pull what is public."""
+    registry = await house.open()
+    headers = basic("alice", PASSWORDS["alice"])
+    other = encode({**image(), "annotations": {"another": "one"}})
+    path = "/v2/public/app"
+    assert (await send(registry, Asked("PUT", f"{path}/manifests/latest", body=other, headers=headers))).status == 201
+    asked = Asked("GET", f"{path}/_pierhead/tags/latest/history")
+
+    for sent, who in ((asked, ["", "anonymous"]), (replace(asked, headers=headers), ["user:alice", "anonymous"])):
+        told = await send(registry, sent)
+        assert (told.status, [state["who"] for state in told.json()["states"]]) == (200, who)
+    await registry.close()
+
+
+async def test_a_rollback_that_moves_a_tag_takes_the_right_to_overwrite(house: House) -> None:
+    """As a push that moves it does; dora may push."""
+    registry = await house.open()
+    path, headers = "/v2/team/app", basic("alice", PASSWORDS["alice"])
+    other = encode({**image(), "annotations": {"another": "one"}})
+    assert (await send(registry, Asked("PUT", f"{path}/manifests/latest", body=other, headers=headers))).status == 201
+    asked = Asked("POST", f"{path}/_pierhead/tags/latest/rollback")
+
+    refused = await send(registry, replace(asked, headers=basic("dora", PASSWORDS["dora"])))
+    done = await send(registry, replace(asked, headers=headers))
+    told = await send(registry, Asked("GET", f"{path}/_pierhead/tags/latest/history", headers=headers))
+
+    assert (refused.status, refused.code) == (403, "DENIED")
+    assert refused.json()["errors"][0]["detail"] == {"current": str(Digest.of(other))}
+    assert (done.status, done.json()["digest"]) == (200, str(DIGEST))
+    assert [(each["who"], each["why"]) for each in told.json()["states"]] == [
+        ("user:alice", "rollback"),
+        ("user:alice", "push"),
+        ("anonymous", "push"),
+    ]
+    deleted = await send(registry, Asked("DELETE", f"{path}/manifests/latest", headers=headers))
+    back = await send(
+        registry, Asked("POST", f"{path}/_pierhead/tags/latest/restore", headers=basic("dora", PASSWORDS["dora"]))
+    )
+    assert (deleted.status, back.status) == (202, 200)
+    await registry.close()
 
 
 @pytest.fixture

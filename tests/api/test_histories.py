@@ -1,9 +1,11 @@
 """Histories of tags over HTTP: what is told, the way back, and who may go it."""
 
 import json
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+from registry.janitor import Janitor
 from storage import keys
 from storage.digest import Digest
 from storage.drivers import Page, SmallObject
@@ -441,3 +443,32 @@ async def test_a_pull_writes_nothing_down(client: Client, driver: StepDriver) ->
     assert await pulled(client, "prod.-1") == body(1)
 
     assert len((await driver.list(keys.history(REPOSITORY, "prod"), limit=10)).entries) == 1
+
+
+def sweep_of(client: Client) -> Callable[[], Awaitable[int]]:
+    """What the server does now and then for its histories."""
+    janitors = [each for each in client.registry._background if isinstance(each, Janitor)]
+    [sweep] = [sweep for each in janitors for what, sweep in each._sweeps.items() if what == "records of histories"]
+    return sweep
+
+
+async def test_the_server_drops_records_that_nothing_keeps_by_its_settings(open_registry: OpenClient) -> None:
+    client = await open_registry(history={"keep_seconds": 0, "keep_last": 2})
+    await push(client, *range(6))
+    sweep = sweep_of(client)
+
+    assert [await sweep() for _ in range(2)] == [3, 0]
+
+    assert [each for each, _why in await states(client)] == [digest(5), digest(4), digest(3)]
+    again = await open_registry()
+    await push(again, 6)
+    assert len(await states(again)) == 4
+
+
+async def test_what_is_swept_now_and_then_does_not_come_between_two_pushes(open_registry: OpenClient) -> None:
+    clients = [await open_registry(history={"keep_seconds": 0, "keep_last": 0}) for _ in range(2)]
+    await push(clients[0], 1, 2)
+
+    found = [await sweep_of(client)() for client in clients]
+
+    assert found == [1, 0]  # the second one finds that it was done a moment ago

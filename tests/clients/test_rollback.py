@@ -1,5 +1,6 @@
 """docker pulls what a tag was rolled back to, and what it pointed at earlier, to the byte."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from registry.app import collection_of
+from registry.collector.reports import Report
+from registry.config import Settings
+from registry.stores import open_driver
 from tests.clients.contents import Contents, Manifest
 from tests.clients.daemon import Docker
 from tests.clients.layouts import blobs_of, fresh_tar
@@ -23,7 +28,7 @@ STATES = 11
 def built(docker: Docker, tmp_path: Path) -> Iterator[list[str]]:
     """Build small images, and return what docker calls each of them."""
     identifiers = []
-    for number in range(STATES):
+    for number in range(STATES + 1):
         context = tmp_path / f"{number}"
         context.mkdir()
         (context / "layer.tar").write_bytes(fresh_tar(f"file-{number}"))
@@ -33,9 +38,22 @@ def built(docker: Docker, tmp_path: Path) -> Iterator[list[str]]:
     docker("system", "prune", "--all", "--force")
 
 
-def settle(server: Server) -> None:
-    """Let happen to the store what happens to it between a push and a rollback."""
+def collect(server: Server, **history: object) -> Report:
+    """Collect everything that nothing leads to by now, and see that nothing is missing."""
+    given = {"grace_seconds": 0, "trash_seconds": 0}
+    settings = Settings.model_validate({"data": str(server.data), "gc": given, "history": history})
+
+    async def work() -> Report:
+        driver = open_driver(settings)
+        await driver.start()
+        try:
+            return await collection_of(settings, driver, share=1.0).run()
+        finally:
+            await driver.close()
+
+    report = asyncio.run(work())
     assert run("verify", server.data).code == 0
+    return report
 
 
 @pytest.mark.timeout(600)
@@ -50,8 +68,12 @@ def test_a_rollback_to_each_of_the_last_ten_states_is_pulled_as_it_was_pushed(
         docker("push", "--quiet", f"{name}:prod")
         pushed.insert(0, contents.manifest(REPOSITORY, "prod"))
     docker("system", "prune", "--all", "--force")
-    settle(server)
+    forgotten = pushed.pop()
 
+    # No state is kept for its age, and so the oldest is one too many.
+    assert collect(server, keep_seconds=0, keep_last=STATES - 1).taken_manifests == 1
+
+    assert not contents.has_manifest(REPOSITORY, forgotten.digest)
     for back in range(1, STATES):
         assert pulled(docker, f"{name}:prod.-{back}") == blobs_of(pushed[back].body)[0]
     for back in range(1, STATES):
@@ -60,13 +82,13 @@ def test_a_rollback_to_each_of_the_last_ten_states_is_pulled_as_it_was_pushed(
             f"{server.url}/v2/{REPOSITORY}/_pierhead/tags/prod/rollback", json={"to": pushed[back].digest}, timeout=60
         )
         assert answer.status_code == 200, answer.text
-        settle(server)
+        assert collect(server).taken_manifests == 0
 
         assert contents.manifest(REPOSITORY, "prod") == pushed[back]
-        assert pulled(docker, f"{name}:prod") == blobs_of(pushed[back].body)[0] == built[STATES - 1 - back]
+        assert pulled(docker, f"{name}:prod") == blobs_of(pushed[back].body)[0] == built[STATES - back]
 
     states = httpx.get(f"{server.url}/v2/{REPOSITORY}/_pierhead/tags/prod/history").json()["states"]
-    assert [state["why"] for state in states] == ["rollback"] * (STATES - 1) + ["push"] * STATES
+    assert [state["why"] for state in states] == ["rollback"] * (STATES - 1) + ["push"] * (STATES + 1)
     assert [state["digest"] for state in states[: STATES - 1]] == [each.digest for each in pushed[:0:-1]]
 
 

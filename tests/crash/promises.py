@@ -98,8 +98,11 @@ class Ledger:
         return Ledger(self.contents, self.media_types, self.sent, dict(self.honest))
 
 
-def check(client: Client, ledger: Ledger, items: Iterable[Item] | None = None) -> list[str]:
-    """Compare what the API answers with the ledger; returns a line for each promise that is broken."""
+def check(client: Client, ledger: Ledger, items: Iterable[Item] | None = None, *, is_told: bool = False) -> list[str]:
+    """Compare what the API answers with the ledger; returns a line for each promise that is broken.
+
+    `is_told` says that each acknowledged change of a tag has a record, since none was made again after a crash.
+    """
     wanted = list(ledger.honest if items is None else items)
     broken: list[str] = []
     found: dict[Item, Outcome] = {}
@@ -111,6 +114,8 @@ def check(client: Client, ledger: Ledger, items: Iterable[Item] | None = None) -
             continue
         if not any(_matches(found[item], outcome) for outcome in ledger.honest[item]):
             broken.append(f"{item}: is {found[item]!r}, honest is {sorted(map(str, ledger.honest[item]))}")
+        elif isinstance(item, Tag) and len(ledger.honest[item]) == 1:
+            broken += _check_history(client, item, found[item], is_told=is_told)
     return broken + _check_listings(client, ledger, found)
 
 
@@ -160,6 +165,19 @@ def _observe_manifest(client: Client, ledger: Ledger, repository: str, reference
     assert head.headers["docker-content-digest"] == digest, "HEAD tells another digest"
     assert head.headers["content-length"] == str(len(got.body)), "HEAD tells another length"
     return digest
+
+
+def _check_history(client: Client, item: Tag, found: Outcome, *, is_told: bool) -> list[str]:
+    """The history of a tag never lies about what it points at, and knows what was acknowledged."""
+    got = client.request("GET", f"/v2/{item.repository}/_pierhead/tags/{item.tag}/history?n=1")
+    if got.status == 404:
+        return [f"{item}: has no history"] if found != GONE else []
+    if got.status != 200:
+        return [f"{item}: its history says {got.status}"]
+    (newest,) = json.loads(got.body)["states"]
+    if (newest["digest"] or GONE) != found:
+        return [f"{item}: is {found!r}, and its history says {newest}"]
+    return [f"{item}: its last change was not written down"] if is_told and newest["why"] == "observed" else []
 
 
 def _observe_referrer(client: Client, item: Referrer) -> Outcome:

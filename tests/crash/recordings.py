@@ -147,7 +147,7 @@ def judge(tree: Tree, ledger: Ledger, directory: Path) -> list[str]:
     broken = check_tree(data, power_cut=True) if data.exists() else []
     try:
         with HereClient(data) as client:
-            return broken + check(client, ledger) + _go_on(client, ledger)
+            return broken + check(client, ledger, is_told=True) + _go_on(client, ledger)
     except StorageError as error:
         return [*broken, f"the store can't be opened: {error}"]
 

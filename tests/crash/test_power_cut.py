@@ -101,6 +101,8 @@ def test_a_power_cut_while_several_clients_push_into_one_repository_loses_nothin
         (operations.first_manifest, f"sync {REPOSITORY}/_manifests/revisions/sha256/*"),
         (operations.first_manifest, f"sync {REPOSITORY}/_manifests/tags/latest/current"),
         (operations.tag_move, f"sync {REPOSITORY}/_manifests/tags/latest/current"),
+        (operations.tag_move, "sync ./pierhead/repositories/crash/first/_history/latest"),
+        (operations.tag_deletion, "sync ./pierhead/repositories/crash/first/_history/old"),
         (operations.mount, f"sync {REPOSITORY}/_layers/sha256/*"),
         (operations.referrer, "sync ./pierhead/repositories/crash/first/_referrers/sha256/*"),
         (operations.blob_deletion, f"sync {REPOSITORY}/_layers/sha256"),

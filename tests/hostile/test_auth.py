@@ -372,6 +372,9 @@ def test_what_is_forbidden_and_what_is_not_there_get_one_answer(
         ("PATCH", f"blobs/uploads/{'0' * 32}"),
         ("DELETE", f"blobs/uploads/{'0' * 32}"),
         ("GET", "_oci/ext/discover"),
+        ("GET", "_pierhead/tags/latest/history"),
+        ("POST", "_pierhead/tags/latest/rollback"),
+        ("POST", "_pierhead/tags/latest/restore"),
     ):
         found = [
             likeness(call(server, method, f"/v2/{name}/{below}", *lines, body=b"x" if method == "PATCH" else b""), name)
