@@ -196,7 +196,17 @@ def test_goals_are_about_scenarios_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "scenario", ["push-large", "pull-large", "push-small", "push-private", "push-large-s3", "push-small-s3"]
+    "scenario",
+    [
+        "push-large",
+        "pull-large",
+        "push-small",
+        "push-private",
+        "gc-untagged",
+        "gc-deleted",
+        "push-large-s3",
+        "push-small-s3",
+    ],
 )
 def test_a_short_run_measures_every_registry_and_leaves_nothing_behind(
     scenario: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -205,13 +215,15 @@ def test_a_short_run_measures_every_registry_and_leaves_nothing_behind(
     if scenario.endswith("-s3") and find_weed() is None:
         refuse(how_to_get_weed())
     monkeypatch.setattr("benchmarks.scenarios.IMAGES", 16)
+    monkeypatch.setattr("benchmarks.scenarios.GARBAGE", Shape(manifests=200, blobs=600, repositories=10))
+    monkeypatch.setattr("benchmarks.scenarios.IDLE_SECONDS", 0.5)
 
     code = main(["--only", scenario, "--rounds", "1", "--mebibytes", "4", "--directory", str(tmp_path), "--json"])
 
     printed = json.loads(capsys.readouterr().out)
     measured = printed["figures"][scenario]
     assert {SUBJECT, PRIVATE if scenario == "push-private" else BASELINE} <= set(measured)
-    counted = {"wall", "rate", "finish", "store calls", "store cpu"}
+    counted = {"wall", "rate", "finish", "store calls", "store cpu", "p99", "p99 idle", "slowdown"}
     for rounds in measured.values():
         assert all(figure > 0 for name, figure in rounds[0].items() if name in counted)
         assert ("store calls" in rounds[0]) == scenario.endswith("-s3")
