@@ -63,6 +63,7 @@ from registry.manifests import Manifests, ManifestStores
 from registry.query import Query
 from registry.quota_rules import QuotaRules
 from registry.quotas import Quotas
+from registry.recounts import Recounting
 from registry.references import References
 from registry.referrers import Referrers
 from registry.repositories import Repositories
@@ -393,7 +394,13 @@ def _build_collector(settings: Settings, driver: Driver, leases: LeaseStore) -> 
     if not gc.enabled:
         return None
     make = partial(collection_of, settings, driver, share=gc.cpu_share)
-    return Background(leases, make, interval_seconds=gc.interval_seconds)
+    store = UsageStore(driver, clock=time.time, new_id=_new_id)
+
+    async def count() -> None:
+        recounting = Recounting(driver, Tally(), rest=Pace(gc.cpu_share).rest)
+        await recounting.run_and_store(store, clock=time.time)
+
+    return Background(leases, make, interval_seconds=gc.interval_seconds, count=count)
 
 
 def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:

@@ -5,7 +5,7 @@ As long as a record is in the trash window, the bytes of what it lists stay.
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from storage import keys
 from storage.digest import Digest
@@ -65,16 +65,17 @@ class CollectedStore:
         self._driver = driver
         self._count = 0
 
-    async def add(self, taken: Taken) -> None:
-        """Write down, durably, what is about to be taken."""
+    async def add(self, taken: Taken) -> Taken:
+        """Write down, durably, what is about to be taken; returns it with its name."""
         self._count += 1
         kind = BYTES if taken.blobs else LINKS
         name = f"{int(taken.when * MICROSECONDS):016d}.{taken.run}.{self._count:06d}.{kind}"
         await self._driver.put(keys.collected(name), taken.to_json())
+        return replace(taken, name=name)
 
     async def rewrite(self, taken: Taken) -> None:
-        """Change a record: links of it were put back."""
-        await self._driver.put(keys.collected(taken.name), taken.to_json())
+        """Change a record: less was taken than was said, or links of it were put back."""
+        await self._driver.put(keys.collected(taken.name), taken.to_json(), durable=False)
 
     async def since(self, when: float, *, kind: str = "") -> AsyncIterator[Taken | None]:
         """Yield the records of `when` and later, by time, of links or of bytes; None for one that can't be read."""

@@ -183,9 +183,10 @@ class RemovalStore:
     async def of_collection(self, repository: str, run: str) -> AsyncIterator[Removal]:
         """Announce that a garbage collection may take any blob or manifest, until the end of the `with` block.
 
-        All announcements of a run for a repository are one object, which is written again for each.
+        All announcements of a run for a repository are one object, which is written again for each. A power cut ends
+        the run, and everybody who looks for it.
         """
-        async with self._announced(keys.collection_removals(repository), name=run) as removal:
+        async with self._announced(keys.collection_removals(repository), durable=False, name=run) as removal:
             yield removal
 
     @asynccontextmanager

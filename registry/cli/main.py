@@ -8,6 +8,8 @@ import typer
 from registry.cli.adopt import adopt
 from registry.cli.audit import app as audit
 from registry.cli.check_config import check_config
+from registry.cli.gc import app as gc
+from registry.cli.gc import why
 from registry.cli.help import examples
 from registry.cli.policy import policy
 from registry.cli.repositories import app as repositories
@@ -49,6 +51,8 @@ app.command("usage", epilog=examples("usage --data /srv/images", "usage acme --d
     usage
 )
 
+app.command("why", epilog=examples("why sha256:9f86... --data /srv/images"))(why)
+
 app.add_typer(users, name="user")
 app.add_typer(tokens, name="token")
 app.add_typer(policy, name="policy")
@@ -59,6 +63,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(storage, name="storage")
 app.add_typer(tags, name="tags")
 app.add_typer(scrub, name="scrub")
+app.add_typer(gc, name="gc")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  # called by typer

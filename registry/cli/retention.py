@@ -68,7 +68,7 @@ def plan(
 
     async def work(retention: Retention) -> int:
         state, shown = await retention.state(), Outcome()
-        async for found in retention.plans(state, wanted=wanted):
+        async for found in retention.plans(state, wanted=wanted, uncovered=not drops):
             _show(found, drops=drops, as_json=as_json)
             shown.add(found, tags=len(found.dropped_tags), manifests=len(found.dropped_manifests))
         if as_json:

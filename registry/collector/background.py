@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -19,11 +19,19 @@ log = structlog.get_logger(__name__)
 
 
 class Background:
-    """Collects again and again. `make` makes each collection."""
+    """Collects again and again. `make` makes each collection, `count` counts afterwards what is left."""
 
-    def __init__(self, leases: LeaseStore, make: Callable[[], Collection], *, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        leases: LeaseStore,
+        make: Callable[[], Collection],
+        *,
+        interval_seconds: float,
+        count: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._leases = leases
         self._make = make
+        self._count = count
         self._interval_seconds = interval_seconds
         self._task: asyncio.Task[None] | None = None
 
@@ -54,6 +62,8 @@ class Background:
     async def _collect(self) -> None:
         report = await self._make().run()
         tell(report)
+        if self._count is not None:
+            await self._count()
 
 
 def tell(report: Report) -> None:

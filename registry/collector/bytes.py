@@ -99,6 +99,7 @@ async def delete_unlinked(
 ) -> tuple[int, int]:
     """Delete bytes, unless somebody has come to rely on them; returns how many blobs, and how many bytes."""
     count = size = 0
+    has_sources = not await is_empty(stores.driver, keys.SOURCES)
     has_damaged = not await is_empty(stores.driver, keys.DAMAGED)
     batch: list[tuple[Digest, int]] = []
     wanted = [(digest, each) for digest, each in found if str(digest) not in spared]
@@ -122,7 +123,7 @@ async def delete_unlinked(
             if removal.is_late and (missed := await _missed(run, gone)):
                 log.error("deleted bytes late", digests=sorted(missed)[:10], remedy="push these blobs again")
         # Only hints, and notes about bytes that are gone.
-        extra = [keys.blob_source(digest) for digest, _each in gone]
+        extra = [keys.blob_source(digest) for digest, _each in gone if has_sources]
         extra += [keys.damaged(digest) for digest, _each in gone if has_damaged]
         await stores.driver.delete_many(extra)
         stores.tally.counts["blobs deleted"] = count

@@ -5,7 +5,8 @@ said so (see storage/arrivals.py), so that one listing tells: what is fresh is s
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from registry.collector.marking import Marked, Marker, Unclear
 from registry.collector.rules import CollectorStores
@@ -21,7 +22,8 @@ from storage.removals import Removal
 from storage.runs import Fresh, Run
 from storage.walk import is_empty, walk
 
-BATCH = 500
+BATCH = 1000
+RECORD = 5000
 PIECE = 250
 """So many objects are deleted between two looks at the clock."""
 
@@ -50,30 +52,52 @@ class Taker:
     async def take(self, marked: Marked) -> None:
         """Take the garbage of one repository. Raises RunLost."""
         # Parents first, and what they refer to when they are gone: a crash between two batches leaves garbage.
-        taken: set[str] = set()
-        for level in marked.levels:
-            for start in range(0, len(level), BATCH):
-                taken |= await self._manifests(marked, level[start : start + BATCH])
-        if taken:
-            await self._forget_tagged(marked.repository, taken)
-        for start in range(0, len(marked.garbage_layers), BATCH):
-            await self._layers(marked, marked.garbage_layers[start : start + BATCH])
+        levels = [(digest, marked.garbage.nodes[digest].canonical) for level in marked.levels for digest in level]
+        gone: set[Pair] = set()
+        for start in range(0, len(levels), RECORD):
+            gone |= await self._recorded(marked, manifests=levels[start : start + RECORD])
+        if gone:
+            await self._forget_tagged(marked.repository, {digest for digest, _canonical in gone})
+        for start in range(0, len(marked.garbage_layers), RECORD):
+            await self._recorded(marked, layers=marked.garbage_layers[start : start + RECORD])
         await self.leave_catalog(marked.repository)
 
-    async def _manifests(self, marked: Marked, batch: Sequence[str]) -> set[str]:
+    async def _recorded(
+        self, marked: Marked, *, layers: Sequence[Pair] = (), manifests: Sequence[Pair] = ()
+    ) -> set[Pair]:
+        """Take what is not needed, written down before; returns what is gone."""
+        spared = await self._spared(marked)
+        self.totals.spared |= {pair[1] for pair in (*layers, *manifests) if not spared.isdisjoint(pair)}
+        layers, manifests = ([pair for pair in pairs if spared.isdisjoint(pair)] for pairs in (layers, manifests))
+        types = await self._types(marked.repository, manifests)
+        told = Taken(self._run.id, self._clock(), marked.repository, layers, manifests, types)
+        gone: set[Pair] = set()
+        if not layers and not manifests:
+            return gone
+        told = await self._stores.collected.add(told)
+        level = {digest: place for place, each in enumerate(marked.levels) for digest in each}
+        for _place, group in groupby(manifests, key=lambda pair: level[pair[0]]):
+            pairs = list(group)
+            for start in range(0, len(pairs), BATCH):
+                gone |= await self._manifests(marked, pairs[start : start + BATCH], types)
+        for start in range(0, len(layers), BATCH):
+            gone |= await self._layers(marked, layers[start : start + BATCH])
+        if len(gone) < len(layers) + len(manifests):
+            layers, manifests = ([pair for pair in pairs if pair in gone] for pairs in (layers, manifests))
+            await self._stores.collected.rewrite(replace(told, layers=layers, manifests=manifests))
+        return gone
+
+    async def _manifests(self, marked: Marked, batch: Sequence[Pair], types: dict[str, str]) -> set[Pair]:
         repository, nodes = marked.repository, marked.garbage.nodes
         await self._stores.pace.rest()
         async with self._stores.removals.of_collection(repository, self._run.id) as removal:
             spared = await self._spared(marked)
-            taken = [nodes[digest] for digest in batch if digest not in spared]
-            self.totals.spared |= {nodes[digest].canonical for digest in batch if digest in spared}
-            pairs = [(node.digest, node.canonical) for node in taken]
-            types = await self._types(repository, pairs)
+            pairs = [pair for pair in batch if spared.isdisjoint(pair)]
             links = [keys.revision_link(repository, Digest.parse(digest)) for digest, _canonical in pairs]
-            await self._delete(removal, links, Taken(self._run.id, self._clock(), repository, (), pairs, types))
-            subjects = [(node, Digest.parse(node.subject)) for node in taken if node.subject is not None]
-            extra = [keys.referrer(repository, subject, Digest.parse(node.digest)) for node, subject in subjects]
-            extra += [keys.media_type(repository, Digest.parse(digest)) for digest in types]
+            await self._delete(removal, links)
+            subjects = [(digest, nodes[digest].subject) for digest, _canonical in pairs]
+            extra = [keys.referrer(repository, Digest.parse(s), Digest.parse(d)) for d, s in subjects if s is not None]
+            extra += [keys.media_type(repository, Digest.parse(d)) for d, _canonical in pairs if d in types]
             await self._driver.delete_many(extra)
             if extra or removal.is_late:
                 # As pushes do: whoever comes last sees the other. Links go back only if they may have been missed.
@@ -82,29 +106,28 @@ class Taker:
                 needed = await self._needed(marked, fresh) if late else fresh.manifests
                 back = {pair for pair in pairs if not needed.isdisjoint(pair)}
                 await self._restore(repository, back, types, with_links=late)
-        self.totals.manifests += len(taken)
-        return {node.digest for node in taken}
+        self.totals.spared |= {canonical for _digest, canonical in set(batch).difference(pairs)}
+        self.totals.manifests += len(pairs)
+        return set(pairs)
 
-    async def _layers(self, marked: Marked, batch: Sequence[Pair]) -> None:
+    async def _layers(self, marked: Marked, batch: Sequence[Pair]) -> set[Pair]:
         repository = marked.repository
         await self._stores.pace.rest()
         async with self._stores.removals.of_collection(repository, self._run.id) as removal:
             spared = await self._spared(marked)
-            taken = [(digest, canonical) for digest, canonical in batch if not {digest, canonical} & spared]
-            self.totals.spared |= {canonical for _digest, canonical in set(batch).difference(taken)}
-            links = [keys.layer_link(repository, Digest.parse(digest)) for digest, _canonical in taken]
-            await self._delete(removal, links, Taken(self._run.id, self._clock(), repository, taken))
+            pairs = [pair for pair in batch if spared.isdisjoint(pair)]
+            links = [keys.layer_link(repository, Digest.parse(digest)) for digest, _canonical in pairs]
+            await self._delete(removal, links)
             if removal.is_late:
                 needed = await self._spared(marked)
-                for digest, canonical in (pair for pair in taken if not needed.isdisjoint(pair)):
+                for digest, canonical in (pair for pair in pairs if not needed.isdisjoint(pair)):
                     link = keys.layer_link(repository, Digest.parse(digest))
                     await self._driver.put(link, link_text(Digest.parse(canonical)))
-        self.totals.layers += len(taken)
+        self.totals.spared |= {canonical for _digest, canonical in set(batch).difference(pairs)}
+        self.totals.layers += len(pairs)
+        return set(pairs)
 
-    async def _delete(self, removal: Removal, links: Sequence[str], taken: Taken) -> None:
-        if not links:
-            return
-        await self._stores.collected.add(taken)
+    async def _delete(self, removal: Removal, links: Sequence[str]) -> None:
         for start in range(0, len(links), PIECE):
             removal.check_time()
             await self._driver.delete_many(links[start : start + PIECE])
@@ -146,6 +169,8 @@ class Taker:
     async def _restore(self, repository: str, back: set[Pair], types: dict[str, str], *, with_links: bool) -> None:
         for digest, canonical in back:
             parsed = Digest.parse(digest)
+            if not with_links and not await self._stores.manifests.exists(repository, parsed):
+                continue  # it was pushed to another repository
             if digest in types:
                 await self._driver.put(keys.media_type(repository, parsed), types[digest].encode())
             body = (await self._stores.manifests.read(parsed, Digest.parse(canonical))).body

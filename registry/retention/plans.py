@@ -104,10 +104,15 @@ class Planner:
         self._slack_seconds = slack_seconds
         self._labels = Labels(stores.manifests, stores.blobs)
 
-    async def plan(self, repository: RepositoryName, *, now: float, pulls_since: float) -> Plan:
-        """What would become of a repository at `now`. Pulls are known of since `pulls_since`."""
+    async def plan(
+        self, repository: RepositoryName, *, now: float, pulls_since: float, uncovered: bool = False
+    ) -> Plan:
+        """What would become of a repository at `now`. Pulls are known of since `pulls_since`.
+
+        Tags that no rule covers, and that therefore stay, are in it only if those are asked for.
+        """
         past = Past(await self._history.all_marks(repository))
-        images = await self._images(repository, past, pulls_since)
+        images = await self._images(repository, past, pulls_since, uncovered=uncovered)
         present = set(await all_manifests(self._stores.manifests, repository))
         verdicts = self._rules.judge(
             repository, images, now=now, immutable=self._immutability.rule, holds=present.__contains__
@@ -118,13 +123,15 @@ class Planner:
         untagged, problem = await self._untagged(repository, rule, past, present, now)
         return Plan(repository, verdicts, untagged, problem)
 
-    async def _images(self, repository: RepositoryName, past: Past, pulls_since: float) -> list[TaggedImage]:
+    async def _images(
+        self, repository: RepositoryName, past: Past, pulls_since: float, *, uncovered: bool
+    ) -> list[TaggedImage]:
         counts = self._rules.counts_pulls(repository)
         pulled = await self._pulls.read(repository) if counts else {}
         found = []
         for tag in await self._stores.tags.names(repository):
             rule = self._rules.of_tag(repository, tag) if is_tag(tag) else None
-            if rule is None:
+            if rule is None and not uncovered:
                 continue
             try:
                 digest = await self._stores.tags.get(repository, tag)
@@ -137,7 +144,7 @@ class Planner:
             if counts:
                 hour = max(pulled.get(tag, -1), pulled.get(str(digest), -1))
                 last = max((hour + 1) * HOUR_SECONDS + self._slack_seconds, since, pulls_since)
-            label = rule.rule.expires_label
+            label = None if rule is None else rule.rule.expires_label
             lasts = None if label is None else await self._labels.lasts(repository, digest, label)
             found.append(TaggedImage(Tag(tag), digest, since, last, lasts))
         return found

@@ -162,16 +162,23 @@ class Retention:
         return outcome
 
     async def plans(
-        self, state: RetentionState, *, wanted: Callable[[str], bool] = lambda _repository: True
+        self,
+        state: RetentionState,
+        *,
+        wanted: Callable[[str], bool] = lambda _repository: True,
+        uncovered: bool = False,
     ) -> AsyncIterator[Plan]:
-        """The plan of every repository that a rule is about, in byte order."""
+        """The plan of every repository that a rule is about, in byte order; with tags that none covers if asked."""
         after, more = "", True
         while more:
             names, more = await self._stores.catalog.list(after=after, limit=CATALOG_PAGE)
             for name in names:
                 if self._rules.covers(name) and wanted(name):
                     yield await self._planner.plan(
-                        RepositoryName(name), now=self._clock(), pulls_since=state.pulls_since
+                        RepositoryName(name),
+                        now=self._clock(),
+                        pulls_since=state.pulls_since,
+                        uncovered=uncovered,
                     )
             after = names[-1] if names else after
 

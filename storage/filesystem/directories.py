@@ -71,6 +71,28 @@ class Directories:
                 self._unpin(directory)
         self.sync(self.tidy(_parent(path)))
 
+    def sync_entries(self, path: str) -> None:
+        """Make it durable what is gone from a directory. The way to it does not matter to that; nor if it is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def remove(self, path: str) -> str:
+        """Remove a directory if it is empty; returns the one above it then, or if it was gone, else itself."""
+        if path == self._root or path.rpartition("/")[2] in LASTING:
+            return path
+        try:
+            os.rmdir(path)  # noqa: PTH106  # building a Path takes as long
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return path
+        self._unpin(path)
+        return _parent(path)
+
     def tidy(self, path: str) -> str:
         """Remove a directory if it is empty, and so upwards; returns the first that stays.
 

@@ -99,20 +99,20 @@ class ObjectFiles:
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects, fsyncing each directory that stays only once."""
-        stay: set[str] = set()
-        for slot in self.locks.together(keys):
-            with writing(slot[0]):
-                with self.locks.hold(slot[0]):
-                    for key in slot:
+        left: set[str] = set()
+        for group in self.locks.together(keys):
+            with writing(group[0]):
+                with self.locks.hold(group[0]):
+                    for key in group:
                         try:
                             os.unlink(self.path(key))  # noqa: PTH108  # building a Path takes as long
                         except OSError as error:
                             if error.errno not in _NEVER_THERE and error.errno != errno.ENOENT:
                                 raise
-                stay.update(self.directories.tidy(self.path(key).rpartition("/")[0]) for key in slot)
-        for path in stay:
+                left.update(self.directories.remove(self.path(key).rpartition("/")[0]) for key in group)
+        for path in left:
             with writing(keys[0]):
-                self.directories.sync(path)
+                self.directories.sync_entries(self.directories.tidy(path))
 
     def begin(self, key: str) -> None:
         """Make an empty file. Raises AlreadyExists."""

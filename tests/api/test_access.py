@@ -46,6 +46,7 @@ ENDPOINTS: tuple[tuple[str, str, str, bytes, str], ...] = (
     ("DELETE", "/v2/{name}/manifests/latest", "", b"", "delete"),
     ("DELETE", "/v2/{name}/manifests/{digest}", "", b"", "delete"),
     ("DELETE", "/v2/{name}/blobs/{blob}", "", b"", "delete"),
+    ("DELETE", "/v2/{name}/_pierhead/repository", "", b"", "delete"),
 )
 REPOSITORIES = ("team/app", "team/absent", "secret/app", "secret/absent", "public/app", "team-evil/app")
 

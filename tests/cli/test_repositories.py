@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from registry.errors import RegistryError
 from storage.digest import Digest
 from tests.conftest import Starter
 from tests.registry.images import CONFIG, LAYER, encode, image
-from tests.running import ROOT, Server
+from tests.running import ROOT, Server, eventually
+from tests.swap.commands import run as scan
 
 COMMAND = [sys.executable, "-c", "from registry.cli.repositories import app; app(prog_name='pierhead repo')"]
 DIGEST = Digest.of(encode(image()))
@@ -126,3 +128,34 @@ def test_a_target_is_a_repository_a_tag_or_a_manifest() -> None:
 
 def test_a_wrong_target_is_a_usage_error(tmp_path: Path) -> None:
     assert repo("delete", "Team/App", "--yes", "--data", tmp_path).returncode == 2
+
+
+def test_a_deletion_that_is_killed_again_and_again_is_ended_by_the_next(start_pierhead: Starter) -> None:
+    server = start_pierhead()
+    with httpx.Client(base_url=server.url) as http:
+        push(server, "team/app", "first")
+        push(server, "team/app/inside", "v1")
+        for number in range(150):
+            body, kind = encode(image(annotations={"n": str(number)})), {"content-type": str(image()["mediaType"])}
+            assert http.put(f"/v2/team/app/manifests/t{number}", content=body, headers=kind).status_code == 201
+    revisions = server.data / "docker/registry/v2/repositories/team/app/_manifests/revisions"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIERHEAD_")}
+    command = [*COMMAND, "delete", "team/app", "--yes", "--data", str(server.data)]
+
+    def left() -> int:
+        return sum("link" in files for _path, _folders, files in os.walk(revisions))
+
+    killed = 0
+    for most in (140, 90, 30):
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+            eventually(lambda: process.poll() is not None or left() <= most, seconds=60)  # noqa: B023  # within the round
+            process.kill()
+        killed += process.returncode == -signal.SIGKILL
+        assert scan("verify", server.data).code in {0, 1}  # no error: what is left is whole
+    ended = repo("delete", "team/app", "--yes", "--data", server.data)
+
+    assert killed >= 2
+    assert ended.returncode == 0, ended.stderr
+    assert catalog(server) == ["team/app/inside"]
+    assert not revisions.parent.parent.joinpath("_layers").exists()
+    assert scan("verify", server.data).code == 0

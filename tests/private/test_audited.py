@@ -128,6 +128,21 @@ def test_everything_that_changes_something_is_there_with_who_and_what(audited: A
     assert headers["authorization"].removeprefix("Bearer ") not in text
 
 
+def test_a_deleted_repository_is_written_down_with_what_it_held_and_asked_for_the_right(audited: Audited) -> None:
+    path = "/v2/team/app/_pierhead/repository"
+    audited.push(audited.token("repository:team/app:pull,push"), "v1")
+
+    refused = audited.http.delete(path, headers=audited.token("repository:team/app:pull,push"))
+    deleted = audited.http.delete(path, headers=audited.token("repository:team/app:delete"))
+
+    assert (refused.status_code, deleted.status_code) == (401, 200)
+    assert 'scope="repository:team/app:delete"' in refused.headers["www-authenticate"]
+    event = audited.events()[-1]
+    assert (event["event"], event["actor"], event["repository"]) == ("repository-deleted", "user:alice", "team/app")
+    assert event["detail"] == {"tags": "1", "manifests": "1", "blobs": "2", "uploads": "0", "gone": "yes"}
+    assert audited.verify() == 0
+
+
 def test_a_changed_policy_and_changed_users_are_written_down_once_though_two_workers_see_it(audited: Audited) -> None:
     audited.policy.write_text(POLICY + "\n")
     set_hash(audited.users, "alice", hash_password("alice", "another horse", cost=4))

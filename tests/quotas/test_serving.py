@@ -172,6 +172,20 @@ def test_without_a_quota_usage_counts_once_and_then_tells_of_that(
     assert table.stderr == ""
 
 
+def test_after_each_garbage_collection_everything_is_counted(start_pierhead: Starter, client: httpx.Client) -> None:
+    server = start_pierhead(workers=2, environment={"PIERHEAD_GC_INTERVAL_SECONDS": "0.5"})
+    push_image(at(client, server), "team/app", os.urandom(2000), "v1")
+    expected = linked_bytes(server.data, "team")
+
+    def counted() -> bool:
+        report = server.data / "pierhead/usage/_report"
+        return report.exists() and "team" in json.loads(report.read_bytes())["held"]
+
+    eventually(counted, seconds=30)
+
+    assert usage(server, environment={})["team"]["unique_bytes"] == expected
+
+
 @pytest.mark.parametrize("arguments", [["Team"], ["team/"], ["--depth", "-1"]])
 def test_a_wrong_prefix_is_told_with_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
     done = pierhead("usage", *arguments, "--data", str(tmp_path), environment={})

@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from registry.errors import Denied, ManifestUnknown
+from registry.histories import Target
 from registry.immutability import Immutability
 from registry.manifests import Changes
 from registry.names import RepositoryName, Tag
@@ -130,6 +131,20 @@ async def test_the_operator_may_delete_by_force_and_then_it_can_be_pushed_anew(s
     await services.manifests.delete(REPOSITORY, FIRST_DIGEST, force=True)
     await services.push(SECOND, V1)
 
+    assert await current(services, V1) == SECOND_DIGEST
+
+
+async def test_a_rollback_moves_no_immutable_tag_and_a_deleted_one_can_be_restored(services: Services) -> None:
+    before = Services(services.driver, clock=services.clock)
+    await before.push(FIRST, V1)
+    await before.push(SECOND, V1)
+
+    with pytest.raises(Denied):
+        await services.histories.rollback(REPOSITORY, V1, Target(number=1), who="user:alice")
+    assert await current(services, V1) == SECOND_DIGEST
+
+    await services.manifests.delete(REPOSITORY, V1, force=True)
+    await services.histories.restore(REPOSITORY, V1, who="user:alice")
     assert await current(services, V1) == SECOND_DIGEST
 
 

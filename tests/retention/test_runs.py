@@ -190,6 +190,19 @@ async def test_other_repositories_are_left_alone(services: Services) -> None:
     assert await services.tag_store.current(OTHER, LATEST) is not None
 
 
+async def test_a_plan_shows_also_the_tags_that_no_rule_covers_if_asked_for(services: Services) -> None:
+    await push_days(services, "a", "latest")
+    keeping = Keeping(services, rule(tags="a", keep_last=0))
+    state = await keeping.retention.state()
+
+    [few] = [plan async for plan in keeping.retention.plans(state)]
+    [all_of_them] = [plan async for plan in keeping.retention.plans(state, uncovered=True)]
+
+    assert [(each.image.tag, each.is_kept) for each in few.tags] == [("a", False)]
+    told = [(each.image.tag, each.is_kept, each.rule, each.why) for each in all_of_them.tags]
+    assert told[1:] == [("latest", True, "", "no rule covers it")]
+
+
 # Manifests without a tag
 
 

@@ -99,6 +99,7 @@ def test_nothing_goes_before_its_time_and_the_command_shows_what_would(start_pie
     server = start_pierhead(arguments=["--config", str(config)])
     for number in range(3):
         push(server, number, f"build-{number}")
+    push(server, 3, "v1")
 
     def ran() -> dict[str, object]:
         ended = retention("status", "--json", "--config", config, "--data", server.data)
@@ -112,7 +113,7 @@ def test_nothing_goes_before_its_time_and_the_command_shows_what_would(start_pie
     shown = retention("plan", "--config", config, "--data", server.data)
 
     assert last["carried_out"] is False
-    assert tags(server) == ["build-0", "build-1", "build-2"]
+    assert tags(server) == ["build-0", "build-1", "build-2", "v1"]
     *lines, summary = [json.loads(line) for line in plan.stdout.splitlines()]
     assert [(line["tag"], line["kept"], line["why"]) for line in lines] == [
         ("build-0", False, "nothing keeps it"),
@@ -123,11 +124,12 @@ def test_nothing_goes_before_its_time_and_the_command_shows_what_would(start_pie
     assert summary["drops_from"] > summary["rules_since"]
     assert "keep_last: among the 1 set last" in shown.stdout
     assert "drop  build-0" in shown.stdout
+    assert "no rule covers it" in shown.stdout
 
     refused = retention("run", "--config", config, "--data", server.data)
-    assert (refused.returncode, tags(server)) == (2, ["build-0", "build-1", "build-2"])
+    assert (refused.returncode, tags(server)) == (2, ["build-0", "build-1", "build-2", "v1"])
     ended = retention("run", "--yes", "--config", config, "--data", server.data)
-    assert (ended.returncode, tags(server)) == (0, ["build-2"])
+    assert (ended.returncode, tags(server)) == (0, ["build-2", "v1"])
     assert "2 tags and 0 manifests without a tag are dropped" in ended.stdout
 
 
