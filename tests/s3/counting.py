@@ -125,7 +125,7 @@ class Registry:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A request, how it is prepared, whether distribution is to be beaten in it, and by how many calls it may not be."""
+    """A request, how it is prepared, whether distribution is to be beaten, and how many calls more it takes if not."""
 
     name: str
     ask: Callable[[Registry], Act]
