@@ -74,10 +74,10 @@ class _Tree:
             ),
             (r"pierhead/gc/(run|last)", self._json),
             (r"pierhead/gc/log/\d{16}\.[0-9a-f]{32}\.\d{6}\.(links|bytes)", self._json),
-            (rf"pierhead/gc/fresh/[0-9a-f]{{32}}/(blobs|manifests)/sha256-[0-9a-f]{{64}}", self._empty),
+            (r"pierhead/gc/fresh/[0-9a-f]{32}/(blobs|manifests)/sha256-[0-9a-f]{64}", self._empty),
             (r"pierhead/gc/deleting/[0-9a-f]{64}-[0-9a-f]{64}-[0-9a-f]{32}", self._time),
             (r"pierhead/leases/(sweep|history|scrub|retention|collect)", self._lease),
-            (r"pierhead/scrub/(shards|cursor)", self._scrub),
+            (r"pierhead/scrub/(shards|cursor)", self._json),
             (rf"pierhead/usage/{NAME}/_head", self._usage),
             (rf"pierhead/usage/{NAME}/_counted/\d{{10}}-[0-9a-f]{{32}}", self._counted),
             (rf"pierhead/usage/{NAME}/_added/\d{{16}}-\d+-[0-9a-f]{{64}}-[0-9a-f]{{32}}", self._empty),
@@ -166,9 +166,11 @@ class _Tree:
     def _json(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path):
             try:
-                json.loads(path.read_bytes())
+                told = json.loads(path.read_bytes())
             except ValueError:
-                self._lie(path, "it is torn")
+                told = None
+            if not isinstance(told, dict):
+                self._lie(path, "it is torn, or no object")
 
     def _empty(self, path: Path, _found: re.Match[str]) -> None:
         if path.stat().st_size:
@@ -223,20 +225,6 @@ class _Tree:
     def _lease(self, path: Path, _found: re.Match[str]) -> None:
         if not self._lost(path) and set(json.loads(path.read_bytes())) != {"holder", "ended", "written"}:
             self._lie(path, "it is no lease")
-
-    def _json(self, path: Path, _found: re.Match[str]) -> None:
-        if not self._lost(path) and not isinstance(json.loads(path.read_bytes()), dict):
-            self._lie(path, "it is no object")
-
-    def _scrub(self, path: Path, _found: re.Match[str]) -> None:
-        try:
-            told = json.loads(path.read_bytes())
-        except ValueError:
-            if not self._lost(path):
-                self._lie(path, "the record of the scrub is torn")
-            return
-        if not isinstance(told, dict):
-            self._lie(path, "it is no record of the scrub")
 
     def _usage(self, path: Path, found: re.Match[str]) -> None:
         fields = json.loads(path.read_bytes())
