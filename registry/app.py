@@ -1,6 +1,5 @@
-"""The composition root: connects everything, and is the only file that knows what is connected to what."""
+"""The composition root: with registry/operations.py, the only file that knows what is connected to what."""
 
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -48,57 +47,29 @@ from registry.auth.token_service import TokenService
 from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
-from registry.collector import rules as collector_rules
-from registry.collector.background import Background
-from registry.collector.collection import Collection
-from registry.collector.rules import CollectorStores, Pace
 from registry.config import Auth, Settings
 from registry.earlier import EarlierStates
 from registry.errors import NotThere
-from registry.histories import Histories
-from registry.immutability import Immutability
 from registry.imports import HistoryUpkeep, Imports
 from registry.janitor import Janitor, seldom
-from registry.manifests import Manifests, ManifestStores
+from registry.operations import Operations, new_id
 from registry.query import Query
-from registry.quota_rules import QuotaRules
-from registry.quotas import Quotas
-from registry.recounts import Recounting
 from registry.references import References
 from registry.referrers import Referrers
-from registry.repositories import Repositories
-from registry.retention.plans import HistoryWindow, Planner
-from registry.retention.pulls import Pulls
-from registry.retention.runs import Record, Retention
-from registry.retention.verdicts import Rules
-from registry.scan import Tally
 from registry.scrubbing import Scrubber
 from registry.stores import open_driver
 from registry.tags import Tags
 from registry.uploads import UploadLimits, Uploads
-from registry.usage_sweeps import UsageSweep
-from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
-from storage.catalog import CatalogStore
-from storage.collected import CollectedStore
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt
-from storage.history import HistoryStore
 from storage.layout import check_layout, is_unadopted
 from storage.leases import LeaseStore
-from storage.manifests import ManifestStore
-from storage.pulls import PullStore
-from storage.referrers import ReferrerStore
 from storage.refresh_tokens import RefreshTokenStore
-from storage.removals import RemovalStore
-from storage.repositories import RepositoryStore
-from storage.retention import RetentionStore
 from storage.robots import RobotStore
 from storage.signing_keys import SigningKeyStore
-from storage.tags import TagStore
 from storage.uploads import UploadStore
-from storage.usage import UsageStore
 
 RETAINED = "what the rules of retention drop"
 HISTORY_SWEEPS = 12
@@ -272,9 +243,8 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         gate = _build_gate(settings, driver, shared, auditor) if settings.auth.is_on else None
     except IssuerConfigInvalid as error:
         raise CannotStart(str(error)) from error
-    history = HistoryStore(driver, time.time, _new_id)
-    stores = _stores(driver, history)
-    quotas, usage_sweep = _build_quotas(settings, driver, stores.catalog)
+    operations = Operations(settings, driver)
+    stores, history, manifests = operations.stores, operations.history, operations.manifests
     uploads = Uploads(
         UploadStore(driver, clock=time.time),
         stores.blobs,
@@ -286,11 +256,10 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             limits.upload_lifetime_seconds,
             limits.upload_ended_seconds,
         ),
-        new_id=_new_id,
-        quotas=quotas,
+        new_id=new_id,
+        quotas=operations.quotas,
     )
-    manifests, repositories = _rules(settings, driver, stores, quotas)
-    pulls = _build_pulls(settings, driver)
+    pulls = operations.pulls()
     endpoints = Endpoints(
         ListingEndpoints(
             Tags(stores.tags, stores.removals, stores.manifests, stores.catalog),
@@ -311,12 +280,12 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
             tags_max=limits.tag_parameters_max,
             pulls=pulls,
         ),
-        HistoryEndpoints(Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once), auditor),
-        RepositoryEndpoints(repositories, auditor),
-        UsageEndpoints(quotas),
+        HistoryEndpoints(operations.histories, auditor),
+        RepositoryEndpoints(operations.repositories, auditor),
+        UsageEndpoints(operations.quotas),
     )
     sweeps: dict[str, Callable[[], Awaitable[int]]] = {"uploads": uploads.expire}
-    if usage_sweep is not None:
+    if (usage_sweep := operations.usage_sweep()) is not None:
         # Ahead of that of the removals, by which it is told what was removed.
         sweeps["usage of prefixes without a quota"] = usage_sweep.sweep
     sweeps |= {
@@ -325,7 +294,7 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     }
     if gate is not None:
         sweeps["refresh tokens"] = gate.refresh_tokens.expire
-    leases = LeaseStore(driver, new_id=_new_id)
+    leases = LeaseStore(driver, new_id=new_id)
     upkeep = HistoryUpkeep(
         Imports(driver, history),
         history,
@@ -338,11 +307,11 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
     background: list[BackgroundWork | None] = [
         Janitor(leases, sweeps, sweep_seconds=limits.sweep_seconds),
         _build_scrubber(settings, driver, stores.blobs, leases, auditor),
-        _build_collector(settings, driver, leases),
+        operations.background_collector(leases),
         pulls,
     ]
     if settings.retention.enabled:
-        keeping = _retaining(settings, driver, stores, manifests, history, auditor.event)
+        keeping = operations.retention(auditor.event)
         seconds = settings.retention.interval_seconds
         background.append(Janitor(leases, {RETAINED: keeping.sweep}, sweep_seconds=seconds, lease="retention"))
     return Registry(
@@ -354,74 +323,6 @@ def build(settings: Settings, driver: Driver | None = None, shared: Shared | Non
         prefix=settings.prefix,
         is_trusted=settings.trusts,
     )
-
-
-def collector_of(
-    settings: Settings, driver: Driver, *, share: float, tally: Tally
-) -> tuple[CollectorStores, collector_rules.Rules]:
-    """Connect the garbage collection of a store, for the server and for a command line that works on it."""
-    history = HistoryStore(driver, time.time, _new_id)
-    stores, gc = _stores(driver, history), settings.gc
-
-    async def kept(repository: str) -> set[Digest]:
-        since = time.time() - settings.history.keep_seconds
-        found = await history.kept(repository, since=since, last=settings.history.keep_last)
-        return {digest for digests in found.values() for digest in digests}
-
-    return CollectorStores(
-        driver,
-        stores.manifests,
-        stores.tags,
-        stores.referrers,
-        stores.catalog,
-        UploadStore(driver, clock=time.time),
-        stores.removals,
-        CollectedStore(driver),
-        kept,
-        Pace(share),
-        tally,
-    ), collector_rules.Rules(gc.grace_seconds, gc.trash_seconds, gc.log_seconds, gc.brake_share)
-
-
-def collection_of(settings: Settings, driver: Driver, *, share: float, tally: Tally | None = None) -> Collection:
-    """Make a collection."""
-    stores, rules = collector_of(settings, driver, share=share, tally=tally or Tally())
-    return Collection(stores, rules, clock=time.time, new_id=_new_id)
-
-
-def _build_collector(settings: Settings, driver: Driver, leases: LeaseStore) -> Background | None:
-    gc = settings.gc
-    if not gc.enabled:
-        return None
-    make = partial(collection_of, settings, driver, share=gc.cpu_share)
-    store = UsageStore(driver, clock=time.time, new_id=_new_id)
-
-    async def count() -> None:
-        recounting = Recounting(driver, Tally(), rest=Pace(gc.cpu_share).rest)
-        await recounting.run_and_store(store, clock=time.time)
-
-    return Background(leases, make, interval_seconds=gc.interval_seconds, count=count)
-
-
-def operating(settings: Settings, driver: Driver) -> tuple[Manifests, Repositories]:
-    """Make what deletes on the store itself, for the command line."""
-    return _rules(settings, driver, _stores(driver, HistoryStore(driver, time.time, _new_id)))
-
-
-def retaining(settings: Settings, driver: Driver, record: Record) -> Retention:
-    """Make what carries the rules of retention out, for the command line."""
-    history = HistoryStore(driver, time.time, _new_id)
-    stores = _stores(driver, history)
-    manifests, _repositories = _rules(settings, driver, stores)
-    return _retaining(settings, driver, stores, manifests, history, record)
-
-
-def histories_of(settings: Settings, driver: Driver) -> tuple[TagStore, Histories]:
-    """Connect the tags and their histories of a store, for a command line that works on it."""
-    history = HistoryStore(driver, time.time, _new_id)
-    stores = _stores(driver, history)
-    manifests, _repositories = _rules(settings, driver, stores)
-    return stores.tags, Histories(history, manifests, stores.manifests, calls_at_once=stores.calls_at_once)
 
 
 def check_files(settings: Settings) -> None:
@@ -455,101 +356,6 @@ def make_trail(settings: Settings, driver: Driver) -> Trail | None:
         bytes_max=audit.bytes_max,
         keep=audit.keep,
     )
-
-
-def _stores(driver: Driver, history: HistoryStore) -> ManifestStores:
-    arrivals = Arrivals(driver)
-    return ManifestStores(
-        ManifestStore(driver, arrivals=arrivals),
-        BlobStore(driver, arrivals=arrivals),
-        TagStore(driver, history),
-        ReferrerStore(driver),
-        CatalogStore(driver),
-        RemovalStore(driver, clock=time.time, new_id=_new_id),
-        driver.capabilities.calls_at_once,
-    )
-
-
-def _rules(
-    settings: Settings, driver: Driver, stores: ManifestStores, quotas: Quotas | None = None
-) -> tuple[Manifests, Repositories]:
-    immutability = Immutability(settings.immutable)
-    manifests = Manifests(
-        stores,
-        opaque_types=settings.manifest_types,
-        sparse=settings.sparse,
-        delete=settings.delete,
-        immutability=immutability,
-        quotas=quotas,
-    )
-    repositories = Repositories(
-        stores,
-        manifests,
-        UploadStore(driver, clock=time.time),
-        RepositoryStore(driver),
-        immutability=immutability,
-        delete=settings.delete,
-    )
-    return manifests, repositories
-
-
-def _retaining(  # noqa: PLR0917  # all of it is needed
-    settings: Settings,
-    driver: Driver,
-    stores: ManifestStores,
-    manifests: Manifests,
-    history: HistoryStore,
-    record: Record,
-) -> Retention:
-    rules, pulls = settings.retention.rules, PullStore(driver, new_id=_new_id)
-    window = HistoryWindow(settings.history.keep_seconds, settings.history.keep_last)
-    planner = Planner(
-        driver,
-        stores,
-        history,
-        pulls,
-        rules=Rules(rules),
-        immutability=Immutability(settings.immutable),
-        window=window,
-        slack_seconds=settings.retention.pull_flush_seconds,
-    )
-    return Retention(
-        planner,
-        stores,
-        manifests,
-        history=history,
-        pulls=pulls,
-        states=RetentionStore(driver),
-        rules=rules,
-        window=window,
-        delay_seconds=settings.retention.delay_seconds,
-        record=record,
-        new_id=_new_id,
-    )
-
-
-def _build_pulls(settings: Settings, driver: Driver) -> Pulls | None:
-    rules = Rules(settings.retention.rules)
-    if not rules.counts_any_pulls:
-        return None
-    return Pulls(PullStore(driver, new_id=_new_id), rules, flush_seconds=settings.retention.pull_flush_seconds)
-
-
-def _build_quotas(
-    settings: Settings, driver: Driver, catalog: CatalogStore
-) -> tuple[Quotas, UsageSweep] | tuple[None, None]:
-    rules, store = QuotaRules(settings.quota), UsageStore(driver, clock=time.time, new_id=_new_id)
-    if not rules:
-        return None, None
-    sweep = UsageSweep(
-        driver,
-        store,
-        catalog,
-        rules,
-        recount_seconds=settings.usage.recount_seconds,
-        warn_percent=settings.usage.warn_percent,
-    )
-    return Quotas(rules, store), sweep
 
 
 def _build_audit(settings: Settings, driver: Driver) -> AuditParts | None:
@@ -636,10 +442,6 @@ def _issuers(auth: Auth) -> tuple[OidcIssuers, TokenServices]:
         OidcIssuers([OidcConfig(**each.model_dump()) for each in auth.oidc]),
         TokenServices([TokenServiceConfig(**each.model_dump()) for each in auth.issuers]),
     )
-
-
-def _new_id() -> str:
-    return secrets.token_hex(16)
 
 
 def _path(scope: Scope) -> str:

@@ -158,10 +158,10 @@ def undo(
         return taken.run.startswith(of_run) and (not target or digest is not None or taken.repository == target)
 
     async def work() -> int:
-        from registry.app import collector_of  # noqa: PLC0415  # --help needs nothing of it
+        from registry.operations import Operations  # noqa: PLC0415  # --help needs nothing of it
 
         async with _opened(settings) as driver:
-            stores, _rules = collector_of(settings, driver, share=1.0, tally=Tally())
+            stores, _rules = Operations(settings, driver).collector(share=1.0)
             undoing = Undo(stores, BlobStore(driver), clock=time.time)
 
             async def once() -> None:
@@ -216,11 +216,11 @@ def why(
     settings = load_or_exit(config, {"data": data}).settings
 
     async def work() -> int:
-        from registry.app import collector_of  # noqa: PLC0415  # as above
+        from registry.operations import Operations  # noqa: PLC0415  # as above
 
         kept = 0
         async with _opened(settings) as driver:
-            stores, rules = collector_of(settings, driver, share=1.0, tally=Tally())
+            stores, rules = Operations(settings, driver).collector(share=1.0)
             async for reason in Why(stores, rules, clock=time.time).tell(wanted):
                 kept += reason.is_kept
                 if as_json:
@@ -247,9 +247,9 @@ async def _opened(settings: Settings) -> AsyncIterator[Driver]:
 
 
 def _collection(settings: Settings, driver: Driver, tally: Tally, *, gentle: bool) -> Collection:
-    from registry.app import collection_of  # noqa: PLC0415  # as above
+    from registry.operations import Operations  # noqa: PLC0415  # as above
 
-    return collection_of(settings, driver, share=GENTLE_SHARE if gentle else 1.0, tally=tally)
+    return Operations(settings, driver).collection(share=GENTLE_SHARE if gentle else 1.0, tally=tally)
 
 
 async def _leased(driver: Driver, work: Callable[[], Awaitable[None]]) -> bool:

@@ -151,8 +151,9 @@ async def _delete_reference(
 
 def _work(command: str, data: str | None, config: Path | None, work: Work) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    from registry.app import make_trail, operating  # noqa: PLC0415  # --help needs nothing of it
+    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
     from registry.asgi import CannotStart  # noqa: PLC0415
+    from registry.operations import Operations  # noqa: PLC0415  # as above
 
     settings = load_or_exit(config, {"data": data}).settings
 
@@ -170,7 +171,8 @@ def _work(command: str, data: str | None, config: Path | None, work: Work) -> No
             trail = None if command == "list" else make_trail(settings, driver)
             if trail is not None:
                 await trail.start()
-            return await work(*operating(settings, driver), record)
+            operations = Operations(settings, driver)
+            return await work(operations.manifests, operations.repositories, record)
         except (AuditUnavailable, CannotStart) as error:
             _say(command, str(error))
             return COULD_NOT

@@ -141,8 +141,9 @@ def status(*, as_json: AsJson = False, data: Data = None, config: Config = None)
 
 def _work(command: str, data: str | None, config: Path | None, work: Work) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    from registry.app import make_trail, retaining  # noqa: PLC0415  # --help needs nothing of it
+    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
     from registry.asgi import CannotStart  # noqa: PLC0415
+    from registry.operations import Operations  # noqa: PLC0415  # as above
 
     settings, operator = load_or_exit(config, {"data": data}).settings, operator_name()
     if not settings.retention.rules:
@@ -163,7 +164,7 @@ def _work(command: str, data: str | None, config: Path | None, work: Work) -> No
             trail = make_trail(settings, driver) if command == "run" else None
             if trail is not None:
                 await trail.start()
-            return await work(retaining(settings, driver, record))
+            return await work(Operations(settings, driver).retention(record))
         except (AuditUnavailable, CannotStart) as error:
             _say(command, str(error))
             return COULD_NOT

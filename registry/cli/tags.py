@@ -218,8 +218,9 @@ def _work(
     changes: bool = False,
 ) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    from registry.app import histories_of, make_trail  # noqa: PLC0415  # --help needs nothing of it
+    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
     from registry.asgi import CannotStart  # noqa: PLC0415
+    from registry.operations import Operations  # noqa: PLC0415  # as above
 
     settings = load_or_exit(config, {"data": data}).settings
     who = f"operator:{operator_name()}"  # asked before the command becomes the owner of the store
@@ -238,9 +239,9 @@ def _work(
             trail = make_trail(settings, driver) if changes else None
             if trail is not None:
                 await trail.start()
-            tags, histories = histories_of(settings, driver)
+            operations = Operations(settings, driver)
             try:
-                return await work(Opened(tags, histories, who, record))
+                return await work(Opened(operations.stores.tags, operations.histories, who, record))
             except BadRequest as error:
                 _say(command, error.message)
                 return REFUSED
@@ -248,7 +249,7 @@ def _work(
                 for message, _detail in error.lines:
                     _say(command, message)
                 if near is not None:
-                    await _say_near(command, tags, histories, *near)
+                    await _say_near(command, operations.stores.tags, operations.histories, *near)
                 return REFUSED
         except (AuditUnavailable, CannotStart) as error:
             _say(command, str(error))

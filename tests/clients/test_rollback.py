@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from registry.app import collection_of
 from registry.collector.reports import Report
 from registry.config import Settings
+from registry.operations import Operations
 from registry.stores import open_driver
 from tests.clients.contents import Contents, Manifest
 from tests.clients.daemon import Docker
@@ -47,7 +47,7 @@ def collect(server: Server, **history: object) -> Report:
         driver = open_driver(settings)
         await driver.start()
         try:
-            return await collection_of(settings, driver, share=1.0).run()
+            return await Operations(settings, driver).collection(share=1.0).run()
         finally:
             await driver.close()
 

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from registry.app import collection_of
 from registry.config import Settings
+from registry.operations import Operations
 from storage.filesystem import FileSystemDriver
 
 COLLECTIONS = 2
@@ -19,7 +19,7 @@ async def collect(data: Path) -> list[str]:
     driver = FileSystemDriver(data)
     await driver.start()
     try:
-        collections = [collection_of(settings, driver, share=1.0) for _ in range(COLLECTIONS)]
+        collections = [Operations(settings, driver).collection(share=1.0) for _ in range(COLLECTIONS)]
         return [(await collection.run(brake=False)).outcome for collection in collections]
     finally:
         await driver.close()
