@@ -100,9 +100,16 @@ def start(
 
 
 @contextlib.contextmanager
-def serving(data: Path, *, log: Path, workers: int = 1, arguments: Sequence[str] = ()) -> Iterator[Server]:
+def serving(
+    data: Path,
+    *,
+    log: Path,
+    workers: int = 1,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
     """Serve `data` for the length of a `with` block."""
-    server = start(data, log=log, workers=workers, arguments=arguments)
+    server = start(data, log=log, workers=workers, arguments=arguments, environment=environment)
     try:
         yield server
     finally:

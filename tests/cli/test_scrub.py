@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.running import ROOT, eventually, start
+from tests.running import ROOT, eventually, serving
 from tests.swap.client import Client, Ledger
 from tests.swap.commands import command
 from tests.swap.scars import Image, pushed, rotten
 
 # Due again after a minute, so looked at every 0.6 seconds.
+OFF = {"PIERHEAD_SCRUB_ENABLED": "false"}
 QUICK = {"PIERHEAD_SCRUB_PERIOD_SECONDS": "60s", "PIERHEAD_SCRUB_RATE": "200 MiB/s"}
 
 
@@ -33,18 +34,21 @@ def told(data: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_served_store_is_read_and_damage_is_found_before_anybody_asks(tmp_path: Path, workers: int) -> None:
     data, trail, ledger = tmp_path / "data", tmp_path / "trail", Ledger()
-    server = start(data, log=tmp_path / "pushed", environment={"PIERHEAD_SCRUB_ENABLED": "false"})
-    with Client(server.url, ledger) as client:
+    with (
+        serving(data, log=tmp_path / "pushed", environment=OFF) as server,
+        Client(server.url, ledger) as client,
+    ):
         image, other = pushed(client, data, "team/app"), pushed(client, data, "team/other")
-    server.stop()
     rotten(image)
 
     environment = {**QUICK, "PIERHEAD_AUDIT_FILE": str(trail)}
-    server = start(data, log=tmp_path / "log", workers=workers, environment=environment)
-    with Client(server.url, ledger) as client:
+    with (
+        serving(data, log=tmp_path / "log", workers=workers, environment=environment) as server,
+        Client(server.url, ledger) as client,
+    ):
         url = f"/v2/team/app/blobs/{image.layer}"
 
-        eventually(lambda: told(data)["parts_verified"] == 256, seconds=60)
+        eventually(lambda: told(data)["parts_verified"] == 256, seconds=180)
 
         found = told(data)
         assert (found["blobs"], found["damaged"], found["unreadable_count"]) == (8, [image.layer], 0)
@@ -65,15 +69,13 @@ def test_a_served_store_is_read_and_damage_is_found_before_anybody_asks(tmp_path
         assert begun.status_code == 201
         assert client.http.get(url).content == body
         assert (told(data)["damaged"], status(data).returncode) == ([], 0)
-    assert server.stop() == 0
+        assert server.stop() == 0
 
 
 def test_a_store_that_was_never_scrubbed_says_so(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    server = start(data, log=tmp_path / "log", environment={"PIERHEAD_SCRUB_ENABLED": "false"})
-    with Client(server.url, Ledger()) as client:
+    with serving(data, log=tmp_path / "log", environment=OFF) as server, Client(server.url, Ledger()) as client:
         image: Image = pushed(client, data, "team/app")
-    server.stop()
     before = sorted(path for path in data.rglob("*") if path.is_file())
 
     shown = status(data)
