@@ -35,7 +35,7 @@ SEED = os.environ.get("PIERHEAD_TEST_SEED") or secrets.token_hex(4)
 WANTED_SECONDS = min(SECONDS_MAX, float(os.environ.get("PIERHEAD_TEST_COLLECTION_SECONDS") or SECONDS))
 
 SETTINGS = {
-    "PIERHEAD_GC_INTERVAL_SECONDS": "0.05",
+    "PIERHEAD_GC_INTERVAL_SECONDS": "1",
     "PIERHEAD_GC_GRACE_SECONDS": "0",
     "PIERHEAD_GC_TRASH_SECONDS": "0",
     "PIERHEAD_GC_BRAKE_SHARE": "1",
@@ -43,7 +43,7 @@ SETTINGS = {
     "PIERHEAD_HISTORY_KEEP_SECONDS": "0",
     "PIERHEAD_HISTORY_KEEP_LAST": "0",
 }
-"""One collection after the other, and nothing is kept but what a tag leads to now."""
+"""Servers and the command collect in turns, all the time, and keep nothing but what a tag leads to now."""
 
 HAPPENED = ("pushed", "found", "mounted", "sent", "moved", "deleted", "artifacts", "pulled")
 """What has to have happened at least a few times: without it the test would say little."""
