@@ -292,6 +292,7 @@ MOUNT = ("push blob", REPOSITORY, "layer", "mount")
 PUT = ("put", REPOSITORY, "one", "t")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("owner", "name", "instead", "operation"),
     [
