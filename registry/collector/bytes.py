@@ -17,7 +17,12 @@ from storage.errors import NotFound, StorageRefused
 from storage.runs import Run
 from storage.walk import is_empty
 
-BATCH = 1000
+BATCH_MIN, BATCH_FIRST, BATCH_MAX = 50, 200, 1000
+"""So many blobs are announced at once. How many a disk deletes within the time that an announcement lasts shows."""
+
+EASY_SECONDS, HARD_SECONDS = 0.3, 1.0
+"""A batch that took less is followed by a larger one, one that took more by a smaller one."""
+
 PIECE = 250
 
 log = structlog.get_logger(__name__)
@@ -101,11 +106,12 @@ async def delete_unlinked(
     count = size = 0
     has_sources = not await is_empty(stores.driver, keys.SOURCES)
     has_damaged = not await is_empty(stores.driver, keys.DAMAGED)
-    batch: list[tuple[Digest, int]] = []
     wanted = [(digest, each) for digest, each in found if str(digest) not in spared]
-    for start in range(0, len(wanted), BATCH):
-        batch = wanted[start : start + BATCH]
+    start, many = 0, BATCH_FIRST
+    while batch := wanted[start : start + many]:
+        start += many
         await stores.pace.rest()
+        began = clock()
         async with run.deleting(batch[0][0].hex, batch[-1][0].hex) as removal:
             fresh = await run.fresh()
             relied = fresh.blobs | fresh.manifests
@@ -122,6 +128,7 @@ async def delete_unlinked(
             size += total
             if removal.is_late and (missed := await _missed(run, gone)):
                 log.error("deleted bytes late", digests=sorted(missed)[:10], remedy="push these blobs again")
+        many = _next(many, clock() - began)
         # Only hints, and notes about bytes that are gone.
         extra = [keys.blob_source(digest) for digest, _each in gone if has_sources]
         extra += [keys.damaged(digest) for digest, _each in gone if has_damaged]
@@ -134,6 +141,13 @@ async def delete_unlinked(
 async def _missed(run: Run, gone: Iterable[tuple[Digest, int]]) -> set[str]:
     fresh = await run.fresh()
     return (fresh.blobs | fresh.manifests) & {str(digest) for digest, _each in gone}
+
+
+def _next(many: int, seconds: float) -> int:
+    """How many to announce next, after so many took that long."""
+    if seconds < EASY_SECONDS:
+        return min(BATCH_MAX, many * 2)
+    return max(BATCH_MIN, many // 2) if seconds > HARD_SECONDS else many
 
 
 def _pieces(gone: list[tuple[Digest, int]]) -> Iterator[list[Digest]]:

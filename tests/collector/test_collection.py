@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -323,3 +323,27 @@ async def test_it_can_be_told_what_keeps_something(services: Services) -> None:
     [(is_kept, text)] = await told(garbage)
     assert is_kept
     assert "in the trash until" in text
+
+
+class SlowDriver(MemoryDriver):
+    """Deletes as slowly as a disk that others use as well."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock=clock)
+        self._slow_clock = clock
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        await super().delete_many(keys)
+        self._slow_clock.now += len(keys) * 0.008
+
+
+async def test_a_slow_disk_is_given_less_at_once() -> None:
+    clock = Clock()
+    services = Services(SlowDriver(clock), clock=clock)
+    blobs = [b"%d" % number for number in range(1000)]
+    for blob in blobs:
+        await services.driver.put(keys.blob(Digest.of(blob)), blob)
+
+    report = await collect(services)
+
+    assert (report.outcome, report.deleted_blobs) == ("done", len(blobs))
