@@ -482,7 +482,8 @@ class History(BaseModel):
         10,
         ge=0,
         le=10_000,
-        description="How many of a tag's last states are kept in any case, besides the present one.",
+        description="How many of a tag's last states are kept in any case, besides the present one, as long as the tag "
+        "is there or was deleted within keep_seconds.",
     )
     references: bool = Field(
         default=True,

@@ -61,6 +61,14 @@ class Imports:
         await self.finish()
         return added
 
+    async def known(self, repository: str) -> set[Digest]:
+        """Every manifest that the indexes of a repository's tags know of."""
+        return {
+            place.digest
+            async for place in walk(self._driver, keys.tags(repository))
+            if place.kind is Kind.TAG_INDEX and place.digest is not None and place.repository == repository
+        }
+
     async def repository(self, repository: RepositoryName, *, everything: bool) -> int:
         """Add what the indexes of a repository's tags know; returns how many changes that was.
 

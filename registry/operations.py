@@ -11,6 +11,7 @@ from registry.collector.rules import Rules as CollectorRules
 from registry.config import Settings
 from registry.histories import Histories
 from registry.immutability import Immutability
+from registry.imports import Imports
 from registry.manifests import Manifests, ManifestStores
 from registry.quota_rules import QuotaRules
 from registry.quotas import Quotas
@@ -98,11 +99,16 @@ class Operations:
     def collector(self, *, share: float, tally: Tally | None = None) -> tuple[CollectorStores, CollectorRules]:
         """What a garbage collection works on; `share` is how much of one processor it takes, from 0 to 1."""
         settings, gc, stores = self._settings, self._settings.gc, self.stores
+        imports = Imports(self._driver, self.history)
 
         async def kept(repository: str) -> set[Digest]:
             since = time.time() - settings.history.keep_seconds
             found = await self.history.kept(repository, since=since, last=settings.history.keep_last)
-            return {digest for digests in found.values() for digest in digests}
+            digests = {digest for digests in found.values() for digest in digests}
+            if not await imports.are_done():
+                # Earlier states are told by the indexes of tags alone until their histories have begun.
+                digests |= await imports.known(repository)
+            return digests
 
         return CollectorStores(
             self._driver,

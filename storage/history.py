@@ -124,7 +124,7 @@ class HistoryStore:
         """By tag the digests that its history keeps, the newest first: of a whole repository, by listing alone.
 
         They are those of the states that were current at `since`, in seconds since the epoch, or later; and in any case
-        of the newest state, and of the last `last` states before that.
+        of the newest state, and of the last `last` states before that, unless the tag was deleted by then.
         """
         found: dict[str, list[Digest]] = {}
         async for marks in self._tags(keys.histories(repository)):
@@ -220,9 +220,12 @@ class HistoryStore:
 def window(marks: Sequence[Mark], *, since: float, last: int) -> list[Mark]:
     """Those of a tag's records, given by time, that keep what they lead to; the newest first, which always does.
 
-    A state is kept if the tag was in it at `since` or later, or if it is one of the last `last` before the newest.
+    A state is kept if the tag was in it at `since` or later, or if it is one of the last `last` before the newest. Of a
+    tag that is gone since then, no state is: else what is dropped for good, a tag for each build say, would never go.
     """
     kept, states, start = list[Mark](), 0, int(since * 1_000_000)
+    if marks and marks[-1].new is None and marks[-1].time <= start:
+        return [marks[-1]]
     for mark in reversed(marks):
         is_new = not kept or kept[-1].new != mark.new
         if kept and is_new and kept[-1].time <= start and states >= last:

@@ -13,6 +13,7 @@ from registry.cli.scanning import Report, parts_on
 from registry.config import Settings
 from registry.findings import Finding
 from registry.hashing import Hasher
+from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores
 from registry.repair.remotes import Remotes, Target, parse_target
 from registry.repair.rounds import Making, Rounds
@@ -47,6 +48,8 @@ def make_rounds(
     def parts(told: Callable[[Finding], None]) -> Parts:
         return parts_on(driver, settings.data, told, tally, condemn=not dry)
 
+    immutability = Immutability(settings.immutable)
+
     def tools(made: Parts) -> Tools:
         blobs, catalog = BlobStore(driver), CatalogStore(driver)
         history = HistoryStore(driver, time.time, _new_id)
@@ -69,7 +72,7 @@ def make_rounds(
         return Tools(
             driver,
             stores,
-            Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse),
+            Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, immutability=immutability),
             uploads,
             history,
             made.inspection,
@@ -77,6 +80,7 @@ def make_rounds(
             remotes,
             tally,
             settings.sparse,
+            immutability,
         )
 
     return Rounds(Making(parts, tools), told=lambda outcome: report.outcome(outcome, dry=dry), dry=dry)

@@ -6,17 +6,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from registry.documents import Document, read_manifest
+
 _DIGEST = re.compile(rb"sha256:[0-9a-f]{64}(?![0-9a-f])|sha512:[0-9a-f]{128}(?![0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A manifest: its digest and the canonical one, and the digests that stand in it, all as text."""
+    """A manifest: its digest and the canonical one, and the digests that stand in it, all as text.
+
+    `blobs` are those that it can't be pulled without: they are no manifests, which may be deleted by themselves.
+    """
 
     digest: str
     canonical: str
     references: frozenset[str]
     subject: str | None
+    blobs: frozenset[str] = frozenset()
 
 
 def read_references(body: bytes) -> tuple[frozenset[str], str | None]:
@@ -37,6 +43,21 @@ def read_references(body: bytes) -> tuple[frozenset[str], str | None]:
     subject = fields.get("subject")
     named = subject.get("digest") if isinstance(subject, dict) else None
     return found, named if isinstance(named, str) and named in found else None
+
+
+def read_blobs(body: bytes) -> frozenset[str]:
+    """The blobs that a manifest describes; none if it is of a type whose parts nobody knows."""
+    document = read_known(body)
+    references = () if document is None else document.references
+    return frozenset(str(each.digest) for each in references if not each.is_manifest and not each.is_foreign)
+
+
+def read_known(body: bytes) -> Document | None:
+    """A manifest as the referrers are told of it; None for one that another registry took, and this one would not."""
+    try:
+        return read_manifest(body)
+    except ValueError:
+        return None
 
 
 class Graph:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from registry.collector.graph import Graph, Node, read_references
+from registry.collector.graph import Graph, Node, read_blobs, read_references
 from registry.collector.listing import digests_below
 from registry.collector.rules import CollectorStores, Rules
 from registry.errors import NameInvalid
@@ -21,6 +21,9 @@ from storage.together import together
 ATTEMPTS_MAX = 5
 READ_MAX = 20_000
 """So many manifests are remembered for other repositories that hold them too."""
+
+_Contents = tuple[frozenset[str], str | None, frozenset[str]]
+"""What a manifest refers to, its subject, and the blobs among what it refers to."""
 
 
 class Unclear(Exception):
@@ -69,7 +72,7 @@ class Marker:
         self._rules = rules
         self._now = now
         self._sessions = sessions
-        self._read: dict[str, tuple[frozenset[str], str | None]] = {}
+        self._read: dict[str, _Contents] = {}
 
     async def mark(self, repository: str) -> Marked:
         """Look what a repository needs.
@@ -94,11 +97,16 @@ class Marker:
 
     async def references(self, canonical: str) -> tuple[frozenset[str], str | None]:
         """What a manifest refers to, and its subject. Raises Unclear if it can't be read, NotFound if it is gone."""
+        references, subject, _blobs = await self._contents(canonical)
+        return references, subject
+
+    async def _contents(self, canonical: str) -> _Contents:
         if (known := self._read.get(canonical)) is not None:
             return known
         digest = Digest.parse(canonical)
         try:
-            found = read_references((await self._stores.manifests.read(digest, digest)).body)
+            body = (await self._stores.manifests.read(digest, digest)).body
+            found = (*read_references(body), read_blobs(body))
         except Corrupt as error:
             raise Unclear(f"the manifest {canonical} can't be read") from error
         except ValueError as error:
@@ -129,7 +137,12 @@ class Marker:
         marked.garbage = Graph(graph.nodes[digest] for digest in garbage)
         marked.levels = marked.garbage.levels(set(garbage))
         marked.linked = [graph.nodes[digest].canonical for digest in reachable]
-        await self._layers(marked, graph.needed(reachable))
+        needed = graph.needed(reachable)
+        await self._layers(marked, needed)
+        # Also of blobs that lack a link: as long as the bytes are there, a repair can write that again.
+        blobs = {each for digest in reachable for each in graph.nodes[digest].blobs}
+        parsed = map(Digest.parse, blobs.difference(marked.linked))
+        marked.linked += [str(digest) for digest in parsed if digest.algorithm == SHA256]
         return marked
 
     async def _roots(self, repository: str) -> dict[str, str]:
@@ -159,7 +172,7 @@ class Marker:
                 canonical = digest
                 if digest.algorithm != SHA256:
                     canonical = await self._stores.manifests.resolve(repository, digest)
-                references, subject = await self.references(str(canonical))
+                references, subject, blobs = await self._contents(str(canonical))
             except (Unclear, Corrupt) as error:
                 if not await self._is_there(keys.revision_link(repository, digest)):
                     return None  # deleted meanwhile, or a folder that was left
@@ -168,7 +181,7 @@ class Marker:
                 raise Unclear(f"the link to the manifest {digest} can't be read") from error
             except NotFound:
                 return None
-            return Node(str(digest), str(canonical), references, subject)
+            return Node(str(digest), str(canonical), references, subject, blobs)
 
         looks = [partial(look, digest) for digest, _found in revisions]
         return [node for node in await together(looks, self._driver.capabilities.calls_at_once) if node is not None]
@@ -247,8 +260,23 @@ class Marker:
         for prefix in (keys.revisions(repository), keys.layers(repository)):
             async for page in digests_below(self._driver, prefix):
                 for digest, _found in page:
-                    marked.linked.append(str(digest))
                     if prefix == keys.layers(repository):
                         marked.layers += 1
                     else:
                         marked.manifests += 1
+                    if (canonical := await self._told(repository, prefix, digest)) is not None:
+                        marked.linked.append(str(canonical))
+
+    async def _told(self, repository: str, prefix: str, digest: Digest) -> Digest | None:
+        """Where the bytes of a link lie; None if another link says so. Raises StorageRefused if nobody can tell."""
+        if digest.algorithm == SHA256:
+            return digest
+        if prefix == keys.layers(repository):
+            return None  # behind that of a blob there is always one by its canonical digest
+        key = keys.revision_link(repository, digest)
+        try:
+            return await read_link(self._driver, key)
+        except Corrupt as error:
+            raise StorageRefused(f"the link to the manifest {digest} can't be read", key=key) from error
+        except NotFound:
+            return None

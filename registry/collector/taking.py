@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+from registry.collector.graph import read_known
 from registry.collector.marking import Marked, Marker, Unclear
 from registry.collector.rules import CollectorStores
-from registry.documents import read_manifest
 from registry.referrers import describe
 from storage import keys
 from storage.collected import Pair, Taken
@@ -174,8 +174,8 @@ class Taker:
             if digest in types:
                 await self._driver.put(keys.media_type(repository, parsed), types[digest].encode())
             body = (await self._stores.manifests.read(parsed, Digest.parse(canonical))).body
-            document = read_manifest(body)
-            if document.subject is not None:
+            document = read_known(body)
+            if document is not None and document.subject is not None:
                 referrer = describe(parsed, document, size=len(body))
                 await self._stores.referrers.put(repository, document.subject.digest, referrer)
             if with_links:

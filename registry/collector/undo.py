@@ -3,15 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from registry.collector.graph import read_references
+from registry.collector.graph import read_known, read_references
 from registry.collector.rules import CollectorStores
-from registry.documents import read_manifest
 from registry.referrers import describe
 from storage import keys
 from storage.blobs import BlobStore
 from storage.collected import LINKS, Pair, Taken
 from storage.digest import Digest
-from storage.errors import Corrupt
+from storage.errors import Corrupt, NotFound
 
 
 @dataclass(slots=True)
@@ -88,15 +87,31 @@ class Undo:
 
     async def _layer(self, repository: str, pair: Pair) -> bool:
         digest, canonical = map(Digest.parse, pair)
-        try:
-            await self._blobs.link(repository, digest, canonical=canonical, hint=False)
-            await self._blobs.stat(repository, digest)
-        except Corrupt:
-            # The link would lead nowhere; that of a push that has come meanwhile would not.
-            await self._stores.driver.delete(keys.layer_link(repository, digest))
-            self.undone.gone += 1
-            return False
+        if not await self._is_there(keys.layer_link(repository, digest)):  # else it was pushed again
+            try:
+                await self._blobs.link(repository, digest, canonical=canonical, hint=False)
+                await self._blobs.stat(repository, digest)
+            except Corrupt:
+                await self._unlink(repository, digest, canonical)
+                self.undone.gone += 1
+                return False
         self.undone.layers += 1
+        return True
+
+    async def _unlink(self, repository: str, digest: Digest, canonical: Digest) -> None:
+        """Take a link back that leads nowhere; that of a push that has come meanwhile does not."""
+        async with self._stores.removals.of_blob(repository, digest) as removal:
+            if not await self._is_there(keys.blob(canonical)):
+                removal.check_time()
+                await self._stores.driver.delete(keys.layer_link(repository, digest))
+
+    async def _is_there(self, key: str) -> bool:
+        try:
+            await self._stores.driver.stat(key)
+        except Corrupt:
+            return True
+        except NotFound:
+            return False
         return True
 
     async def _manifest(self, taken: Taken, pair: Pair) -> bool:
@@ -109,8 +124,8 @@ class Undo:
             return False
         if pair[0] in taken.types:
             await self._stores.driver.put(keys.media_type(repository, digest), taken.types[pair[0]].encode())
-        document = read_manifest(body)
-        if document.subject is not None:
+        document = read_known(body)
+        if document is not None and document.subject is not None:
             referrer = describe(digest, document, size=len(body))
             await self._stores.referrers.put(repository, document.subject.digest, referrer)
         await manifests.link(repository, digest, canonical=canonical, body=body)

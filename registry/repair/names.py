@@ -83,7 +83,10 @@ class Names:
 
     async def _restored(self, name: RepositoryName, tag: Tag, current: Digest | None) -> Step | None:
         """The tag set to the last manifest that it pointed at and that is whole still."""
-        for digest in await self._states(name, tag):
+        states = await self._states(name, tag)
+        if self._tools.immutability.rule(name, tag):
+            states = states[:1]  # whoever relies on it gets what it points at, or nothing
+        for digest in states:
             if digest == current or not await self._is_good(name, digest):
                 continue
 

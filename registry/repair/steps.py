@@ -1,11 +1,12 @@
 """One repair: what it would do, in words, and how to do it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from registry.errors import RegistryError
 from registry.findings import Finding
 from registry.hashing import Hasher
+from registry.immutability import Immutability
 from registry.inspection import Inspection
 from registry.manifests import Manifests, ManifestStores
 from registry.repair.remotes import RemoteFailed, Remotes
@@ -57,6 +58,7 @@ class Tools:
     remotes: Remotes
     tally: Tally
     sparse: bool
+    immutability: Immutability = field(default_factory=Immutability)
 
     async def is_whole(self, canonical: Digest) -> bool:
         """Hash stored bytes, and tell whether they are there and what their digest says."""

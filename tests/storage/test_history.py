@@ -280,9 +280,16 @@ def test_the_window_has_what_was_current_since_and_the_last_states(since: float,
 def test_deletions_count_for_no_state_and_what_is_told_twice_for_one() -> None:
     given = marks((0, ONE), (10, TWO), (20, None), (30, THREE), (40, THREE), (50, None))
 
-    assert "".join(mark.key for mark in window(given, since=99, last=2)) == "54321"
-    assert "".join(mark.key for mark in window(given, since=99, last=0)) == "5"
+    assert "".join(mark.key for mark in window(given, since=49, last=2)) == "54321"
+    assert "".join(mark.key for mark in window(given, since=49, last=0)) == "543"
     assert window([], since=0, last=3) == []
+
+
+@pytest.mark.parametrize(("since", "expected"), [(50, "2"), (49, "210"), (0, "210")])
+def test_a_tag_that_is_gone_for_longer_than_the_window_keeps_nothing(since: float, expected: str) -> None:
+    given = marks((0, ONE), (10, TWO), (50, None))
+
+    assert "".join(mark.key for mark in window(given, since=since, last=9)) == expected
 
 
 async def test_what_is_kept_is_told_for_each_tag_of_the_repository_alone(histories: Histories) -> None:
@@ -294,12 +301,14 @@ async def test_what_is_kept_is_told_for_each_tag_of_the_repository_alone(histori
     await histories.delete(tag="gone")
     await histories.tags.set(f"{REPOSITORY}/inside", "other", ONE, allow=None)
 
-    assert await histories.store.kept(REPOSITORY, since=histories.clock.now, last=1) == {
+    assert await histories.store.kept(REPOSITORY, since=0, last=1) == {
         "v1": [TWO, ONE],
         "v1-alpine": [TWO],
         "gone": [ONE],
     }
     assert (await histories.store.kept(REPOSITORY, since=0, last=0))["v1"] == [TWO, ONE]
+    later = histories.clock.now + 1
+    assert await histories.store.kept(REPOSITORY, since=later, last=1) == {"v1": [TWO, ONE]}
     assert await histories.store.tags(REPOSITORY) == ["gone", "v1", "v1-alpine"]
 
 
