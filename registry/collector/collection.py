@@ -162,6 +162,8 @@ class Collection:
 
     def _brake(self, report: Report) -> str:
         """Why nothing should be taken before somebody has looked; empty if there is no reason."""
+        if report.garbage_blobs and not report.repositories:
+            return f"there is no repository at all, and {report.garbage_blobs} blobs would be taken"
         for what, garbage, total in (
             ("manifests", report.garbage_manifests, report.manifests),
             ("blobs", report.garbage_blobs, report.blobs),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.collector.reports import Outcome
 from registry.collector.undo import Undo, Undone
 from registry.config import Settings
 from registry.names import Tag
@@ -17,6 +18,7 @@ from storage.links import read_link
 from storage.memory import MemoryDriver
 from tests.registry.images import CONFIG, LAYER, encode, image
 from tests.registry.services import OTHER, REPOSITORY, Services
+from tests.stores import keys_below
 
 COLLECTIONS = 2
 """What one unlinks the next one deletes."""
@@ -126,3 +128,18 @@ async def test_earlier_states_of_another_registry_are_kept_until_its_histories_h
     await collect(services.driver)
 
     assert await services.manifest_store.exists(REPOSITORY, old.digest)
+
+
+async def test_links_that_are_all_lost_take_no_bytes_with_them_before_somebody_has_looked() -> None:
+    services = Services()
+    await services.push(image(), Tag("v1"))
+    blobs = await keys_below(services.driver, keys.BLOBS)
+    for key in await keys_below(services.driver, keys.REPOSITORIES):  # a mount that is missing, say
+        await services.driver.delete(key)
+
+    for brake, left in ((True, blobs), (False, [])):
+        settings = Settings.model_validate({"data": Path("/nowhere"), "gc": {"grace_seconds": 0}})
+        report = await Operations(settings, services.driver).collection(share=1.0).run(brake=brake)
+
+        assert report.outcome == (Outcome.BRAKED if brake else Outcome.DONE).value
+        assert await keys_below(services.driver, keys.BLOBS) == left
