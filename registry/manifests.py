@@ -13,6 +13,7 @@ from registry.errors import (
     ManifestBlobUnknown,
     ManifestInvalid,
     ManifestUnknown,
+    QuotaExceeded,
     Unavailable,
     Unsupported,
 )
@@ -194,14 +195,23 @@ class Manifests:
                 found = seen[tag] = await self._stores.tags.see(repository, tag)
                 ask(None if found is None else found.digest)
         looked = await self._require(repository, document)
-        if self._quotas is not None and self._quotas.covers(repository):
-            await self._quotas.reserve(repository, Digest.of(body), len(body))
+        await self._reserve(repository, digest, body)
         await self._record(repository, digest, document, body, looked)
         changes.pushed = digest
         if wanted:
             await self._tag(_Push(repository, digest, document, body, asks, changes, cause), seen)
         subject = document.subject.digest if document.subject else None
         return Pushed(digest, subject, None if document.is_named else UNNAMED)
+
+    async def _reserve(self, repository: RepositoryName, digest: Digest, body: bytes) -> None:
+        if self._quotas is None or not self._quotas.covers(repository):
+            return
+        try:
+            await self._quotas.reserve(repository, Digest.of(body), len(body))
+        except QuotaExceeded:
+            # What is there needs no room: a tag may go back also where a quota is used up.
+            if not await self._stores.manifests.exists(repository, digest):
+                raise
 
     async def _tag(self, push: "_Push", seen: Mapping[Tag, SeenTag | None]) -> None:
         """Set tags, and look whether they or the manifest were deleted meanwhile."""

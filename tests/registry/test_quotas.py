@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from registry.errors import BlobUnknown, QuotaExceeded, UploadUnknown
+from registry.histories import Target
 from registry.names import RepositoryName, Tag
 from registry.quota_rules import Limit, Quota, QuotaRules
 from registry.uploads import Body
@@ -234,3 +235,17 @@ async def test_a_push_that_breaks_off_behind_its_reservation_counts_until_the_ne
 
     await services.push_blob(b"x" * 50)
     assert await services.used("team") == 50
+
+
+async def test_a_tag_goes_back_to_what_was_never_counted_though_the_quota_is_used_up_by_now() -> None:
+    roomy = Services(quotas={"team": 1 << 20})
+    for number in range(2):
+        await roomy.push(image(annotations={"number": str(number)}))
+    services = Services(roomy.driver, quotas={"team": 1})
+
+    await services.histories.rollback(REPOSITORY, LATEST, Target(), who="user:alice")
+
+    first = Digest.of(encode(image(annotations={"number": "0"})))
+    assert await services.tag_store.get(REPOSITORY, LATEST) == first
+    with pytest.raises(QuotaExceeded):
+        await services.push(image(annotations={"number": "2"}))
