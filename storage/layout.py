@@ -17,6 +17,8 @@ async def check_layout(driver: Driver) -> None:
         if not await is_empty(driver, keys.REPOSITORIES):
             # Before the layout: a crash between the two must not hide that the indexes are incomplete.
             await driver.put(keys.UNADOPTED, b"")
+        else:
+            await driver.put(keys.IMPORTED, b"", durable=False)  # every history begins with its first push
         try:
             await driver.create(keys.LAYOUT, LAYOUT)
         except AlreadyExists:

@@ -49,6 +49,14 @@ class Locks:
                 yield slot[start : start + TOGETHER_MAX]
 
 
+def apart(keys: Iterable[str], parts: int) -> list[list[str]]:
+    """Split keys into so many lists at most, of which no two have a lock in common."""
+    found: list[list[str]] = [[] for _ in range(parts)]
+    for key in keys:
+        found[_slot(key) % parts].append(key)
+    return [part for part in found if part]
+
+
 def _slot(key: str) -> int:
     return zlib.crc32(key.encode()) % LOCKS
 
