@@ -117,7 +117,8 @@ class Collecting(Schedule):
         """Return a collection, which is a process of its own."""
         services = self.worker()
         self.collections += 1
-        ids = (f"run{self.collections}-{number}" for number in range(1_000_000))
+        run = self.collections
+        ids = (f"run{run}-{number}" for number in range(1_000_000))
         stores = CollectorStores(
             self.driver,
             services.manifest_store,
