@@ -159,7 +159,7 @@ def _in_accounts(key: str) -> Place:
 
 def _in_collection(key: str, parts: Sequence[str]) -> Place:
     match parts:
-        case ["run" | "last"]:
+        case ["run" | "last" | "unlinked"]:
             return Place(key, Kind.COLLECTION)
         case ["fresh", run, "blobs" | "manifests", name]:
             algorithm, _, encoded = name.partition("-")

@@ -15,6 +15,7 @@ from storage.digest import Digest
 from storage.drivers import Stat
 from storage.errors import NotFound, StorageRefused
 from storage.runs import Run
+from storage.unlinked import Noted, Since
 from storage.walk import is_empty
 
 BATCH_MIN, BATCH_FIRST, BATCH_MAX = 50, 200, 1000
@@ -57,12 +58,16 @@ class Digests:
 
 @dataclass(slots=True)
 class Unlinked:
-    """How many blobs there are, how many of them are garbage, and which of those may be deleted now."""
+    """How many blobs there are, how many of them are garbage, and which of those may be deleted now.
+
+    Of the others it is `noted` since when no link leads to them.
+    """
 
     blobs: int = 0
     garbage: int = 0
     garbage_bytes: int = 0
     found: Digests = field(default_factory=Digests)
+    noted: Noted = field(default_factory=Noted)
 
 
 async def find_unlinked(
@@ -72,9 +77,13 @@ async def find_unlinked(
     linked: LinkedDigests,
     held: LinkedDigests,
     trash: LinkedDigests,
+    before: Since,
     now: float,
 ) -> Unlinked:
-    """Look at all blobs. `held` are not to be deleted yet, and `trash` those among them that are garbage already."""
+    """Look at all blobs. `held` are not to be deleted yet, and `trash` those among them that are garbage already.
+
+    `before` is what an earlier look has noted. Whatever has taken the links, bytes stay for the trash window.
+    """
     unlinked = Unlinked()
     for prefix in (keys.POINTERS, keys.BLOBS):
         below = prefix if prefix == keys.BLOBS else keys.pointer(keys.BLOBS)
@@ -83,7 +92,12 @@ async def find_unlinked(
             for digest, found in page:
                 unlinked.blobs += 1
                 stores.tally.counts["blobs"] += 1
-                if digest in linked or digest in trash:
+                if digest in linked:
+                    continue
+                noted = before.get(digest)
+                since = now if noted is None else min(noted, now)
+                if digest in trash:
+                    unlinked.noted.add(digest, since)
                     continue
                 # What a pointer takes is no matter of the blob.
                 stat = await _stat(stores, digest, found if prefix == keys.BLOBS else None)
@@ -93,7 +107,9 @@ async def find_unlinked(
                 unlinked.garbage += 1
                 unlinked.garbage_bytes += stat.size
                 await stores.pace.rest()
-                if digest in held or stat.modified > now - rules.grace_seconds or stat.modified > now:
+                old = min(now - rules.grace_seconds, now)
+                if digest in held or stat.modified > old or since > now - rules.trash_seconds:
+                    unlinked.noted.add(digest, since)
                     continue
                 unlinked.found.add(digest, stat.size)
     return unlinked

@@ -18,6 +18,7 @@ from storage.digest import Digest
 from storage.errors import StorageError, StorageUnavailable
 from storage.places import Kind
 from storage.runs import Run, RunLost
+from storage.unlinked import UnlinkedStore
 from storage.walk import walk
 
 log = structlog.get_logger(__name__)
@@ -39,6 +40,7 @@ class Collection:
         self._rules = rules
         self._clock = clock
         self._new_id = new_id
+        self._unlinked = UnlinkedStore(stores.driver)
         self._found: list[Marked] = []
         self._names: set[str] = set()
         self._bytes_kept = ""
@@ -95,6 +97,7 @@ class Collection:
                 # What was not taken stays linked, so its bytes have to stay.
                 taker.totals.spared |= set(marked.garbage_digests)
                 report.kept[marked.repository] = str(error)
+        await self._unlinked.write(unlinked.noted.since())
         await self._forget_names(taker)
         report.taken_manifests, report.taken_layers = taker.totals.manifests, taker.totals.layers
         report.outcome, report.reason = Outcome.DONE.value, ""
@@ -134,7 +137,9 @@ class Collection:
             for digest in marked.garbage_digests if self._rules.trash_seconds else ():
                 held.add(Digest.parse(digest))
         stores.tally.enter("looking at blobs")
-        return marker, await find_unlinked(stores, self._rules, linked=linked, held=held, trash=trash, now=now)
+        before = await self._unlinked.read()
+        found = await find_unlinked(stores, self._rules, linked=linked, held=held, trash=trash, before=before, now=now)
+        return marker, found
 
     def _add(self, report: Report, marked: Marked, linked: LinkedDigests) -> None:
         for digest in marked.linked:

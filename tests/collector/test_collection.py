@@ -86,10 +86,10 @@ async def collect(services: Services, rules: Rules = AT_ONCE, *, brake: bool = F
     return await collection.run(brake=brake)
 
 
-def let_pass(services: Services) -> None:
-    """Let a long time pass."""
+def let_pass(services: Services, seconds: float = LONG) -> None:
+    """Let a time pass, a long one unless told."""
     assert isinstance(services.clock, Ahead)
-    services.clock.ahead += LONG
+    services.clock.ahead += seconds
 
 
 async def undo(services: Services, repository: str = REPOSITORY, digest: Digest | None = None) -> Undone:
@@ -347,3 +347,34 @@ async def test_a_slow_disk_is_given_less_at_once() -> None:
     report = await collect(services)
 
     assert (report.outcome, report.deleted_blobs) == ("done", len(blobs))
+
+
+async def test_bytes_whose_links_went_without_a_collection_stay_for_the_trash_window_too(services: Services) -> None:
+    await services.push(image())
+    let_pass(services)
+    rules = Rules(grace_seconds=10, trash_seconds=3600)
+    await collect(services, rules)
+    await services.repositories.delete(REPOSITORY)
+    assert (await collect(services, rules)).deleted_blobs == 0
+
+    let_pass(services, 3000)
+    assert (await collect(services, rules)).deleted_blobs == 0
+    let_pass(services, 700)
+
+    assert (await collect(services, rules)).deleted_blobs == 3
+    assert await dangling(services.driver) == []
+
+
+async def test_bytes_that_were_linked_to_in_between_begin_their_time_anew(services: Services) -> None:
+    await services.push(image())
+    let_pass(services)
+    await services.repositories.delete(REPOSITORY)
+    rules, layer = Rules(grace_seconds=10, trash_seconds=3600), Digest.of(LAYER)
+    await collect(services, rules)
+    let_pass(services, 3700)
+    await services.blob_store.link(REPOSITORY, layer, canonical=layer)
+    found = await collect(services, rules)
+    assert (found.taken_layers, found.deleted_blobs) == (1, 2)
+    assert (await collect(services, rules)).deleted_blobs == 0
+    let_pass(services, 3700)
+    assert (await collect(services, rules)).deleted_blobs == 1

@@ -138,7 +138,7 @@ async def test_links_that_are_all_lost_take_no_bytes_with_them_before_somebody_h
         await services.driver.delete(key)
 
     for brake, left in ((True, blobs), (False, [])):
-        settings = Settings.model_validate({"data": Path("/nowhere"), "gc": {"grace_seconds": 0}})
+        settings = Settings.model_validate({"data": Path("/nowhere"), "gc": {"grace_seconds": 0, "trash_seconds": 0}})
         report = await Operations(settings, services.driver).collection(share=1.0).run(brake=brake)
 
         assert report.outcome == (Outcome.BRAKED if brake else Outcome.DONE).value

@@ -73,6 +73,7 @@ class _Tree:
                 self._time,
             ),
             (r"pierhead/gc/(run|last)", self._json),
+            (r"pierhead/gc/unlinked", self._anything),
             (r"pierhead/gc/log/\d{16}\.[0-9a-f]{32}\.\d{6}\.(links|bytes)", self._json),
             (r"pierhead/gc/fresh/[0-9a-f]{32}/(blobs|manifests)/sha256-[0-9a-f]{64}", self._empty),
             (r"pierhead/gc/deleting/[0-9a-f]{64}-[0-9a-f]{64}-[0-9a-f]{32}", self._time),

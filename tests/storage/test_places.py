@@ -42,6 +42,7 @@ PLACES = [
     Place(f"{keys.retry_removals(NAME)}a1", Kind.REMOVAL, NAME),
     Place(keys.COLLECTION_RUN, Kind.COLLECTION),
     Place(keys.COLLECTION_LAST, Kind.COLLECTION),
+    Place(keys.UNLINKED, Kind.COLLECTION),
     Place(keys.fresh("run", "blobs", DIGEST), Kind.FRESH, name="run", digest=DIGEST),
     Place(keys.deleting("00", "ff", "a1"), Kind.DELETING, name="00-ff-a1"),
     Place(keys.collected("1.run.1.links"), Kind.COLLECTED, name="1.run.1.links"),
