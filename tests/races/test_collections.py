@@ -203,8 +203,9 @@ def at_rest(schedule: Collecting) -> list[str]:
         assert isinstance(report, Report)
         kept = report.kept
         assert not broken(schedule), f"at rest: {broken(schedule)}"
-    disturbed = any(actor.crashed or isinstance(actor.outcome, RunLost) for actor in schedule.actors)
-    if kept and not disturbed:
+    crashed = any(actor.crashed for actor in schedule.actors)
+    disturbed = crashed or any(isinstance(actor.outcome, RunLost) for actor in schedule.actors)
+    if kept and not crashed:
         return [f"{repository} is kept: {reason}" for repository, reason in kept.items()]
     if kept:
         return []
