@@ -15,7 +15,7 @@ import pytest
 from registry.collector.reports import Report
 from registry.collector.rules import Rules
 from registry.collector.taking import Taker
-from registry.errors import RegistryError
+from registry.errors import ManifestBlobUnknown, RegistryError
 from registry.manifests import Manifests
 from storage import keys
 from storage.arrivals import Arrivals, State
@@ -139,12 +139,15 @@ def lost(schedule: Collecting, before: dict[tuple[str, str], str | None]) -> lis
     lines = []
     for (repository, tag), first in before.items():
         acknowledged, unsure, untagged = set[str](), set[str](), False
+        # What somebody deletes from under a push that has set its tag already, and looks again, makes it fail.
+        deleted = any(told(actor)[:2] == ("delete", repository) for actor in schedule.actors)
+        may_have_worked = (StorageUnavailable, ManifestBlobUnknown) if deleted else (StorageUnavailable,)
         for actor in schedule.actors:
             match told(actor):
                 case (("push" | "put"), name, pushed, onto, *_) if (name, onto) == (repository, tag):
                     if actor.succeeded:
                         acknowledged.add(str(DIGESTS[pushed]))
-                    elif actor.crashed or isinstance(actor.outcome, StorageUnavailable):
+                    elif actor.crashed or isinstance(actor.outcome, may_have_worked):
                         unsure.add(str(DIGESTS[pushed]))
                 case "untag", name, onto if (name, onto) == (repository, tag):
                     untagged = True
@@ -200,8 +203,9 @@ def at_rest(schedule: Collecting) -> list[str]:
         assert isinstance(report, Report)
         kept = report.kept
         assert not broken(schedule), f"at rest: {broken(schedule)}"
-    disturbed = any(actor.crashed or isinstance(actor.outcome, RunLost) for actor in schedule.actors)
-    if kept and not disturbed:
+    crashed = any(actor.crashed for actor in schedule.actors)
+    disturbed = crashed or any(isinstance(actor.outcome, RunLost) for actor in schedule.actors)
+    if kept and not crashed:
         return [f"{repository} is kept: {reason}" for repository, reason in kept.items()]
     if kept:
         return []
