@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -44,6 +43,7 @@ from registry.auth.robots import Robots
 from registry.auth.shared import Shared
 from registry.auth.signing import KeyRing, Rotation, Signer, Verifier
 from registry.auth.token_service import TokenService
+from registry.background import BackgroundWork
 from registry.blobs import Blobs
 from registry.catalog import Catalog
 from registry.certificates import CertificateProblem, name_of_certificate, server_context
@@ -96,18 +96,6 @@ class Gate:
     keys: KeyRing
     checks: CredentialChecks
     refresh_tokens: RefreshTokenStore
-
-
-class BackgroundWork(Protocol):
-    """What a serving process does beside answering requests."""
-
-    def start(self) -> None:
-        """Begin, in the running event loop."""
-        ...
-
-    async def close(self) -> None:
-        """Stop."""
-        ...
 
 
 class Registry:

@@ -1,12 +1,12 @@
 """Background work of a serving process: at intervals, and for as long as the process lives."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
+from registry.background import BackgroundWork
 from storage.errors import StorageError, StorageUnavailable
 from storage.leases import LeaseStore
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 LEASE = "sweep"
 
 
-class Janitor:
+class Janitor(BackgroundWork):
     """Sweeps again and again. Every worker of every server has one, and one of them at a time sweeps.
 
     What it does is safe to do twice at once. `sweeps` has, by what it drops, a function that drops it and returns how
@@ -31,22 +31,11 @@ class Janitor:
         sweep_seconds: float,
         lease: str = LEASE,
     ) -> None:
+        super().__init__()
         self._lease = lease
         self._leases = leases
         self._sweeps = sweeps
         self._sweep_seconds = sweep_seconds
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to sweep, in the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def close(self) -> None:
-        """Stop sweeping."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     async def _run(self) -> None:
         while True:

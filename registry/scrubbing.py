@@ -6,7 +6,6 @@ is gone on with where the cursor is, by whoever comes next.
 """
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,6 +13,7 @@ from dataclasses import replace
 
 import structlog
 
+from registry.background import BackgroundWork
 from registry.hashing import Hasher
 from storage import keys
 from storage.blobs import BlobStore
@@ -64,7 +64,7 @@ class Pace:
         await self._pause(self._free_at - now)
 
 
-class Scrubber:
+class Scrubber(BackgroundWork):
     """Scrubs for as long as it lives. `told` is called with each digest whose bytes are found damaged."""
 
     def __init__(
@@ -80,6 +80,7 @@ class Scrubber:
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         told: Callable[[Digest], Awaitable[None]] | None = None,
     ) -> None:
+        super().__init__()
         self._driver = driver
         self._blobs = blobs
         self._leases = leases
@@ -91,18 +92,6 @@ class Scrubber:
         self._clock = clock
         self._pause = pause
         self._told = told
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, in the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def close(self) -> None:
-        """Stop, in the middle of a blob if need be."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     async def scrub(self) -> None:
         """Read every shard that is due, one after the other. Raises StorageUnavailable if the store fails."""

@@ -5,8 +5,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -14,6 +13,7 @@ import typer
 
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
+from registry.cli.opening import opened_store
 from registry.cli.scanning import format_bytes, run, shown
 from registry.cli.serve import Data
 from registry.collector.background import LEASE
@@ -24,12 +24,10 @@ from registry.collector.why import Why
 from registry.config import Settings
 from registry.findings import printable
 from registry.scan import Tally
-from registry.stores import open_driver
 from storage.blobs import BlobStore
 from storage.collected import CollectedStore, Taken
 from storage.digest import Digest
 from storage.drivers import Driver
-from storage.layout import check_layout
 from storage.leases import LEASE_SECONDS, LeaseStore
 from storage.runs import state_of
 
@@ -56,9 +54,9 @@ def plan(data: Data = None, config: Config = None, *, as_json: AsJson = False) -
     settings = load_or_exit(config, {"data": data}).settings
 
     async def work() -> int:
-        async with _opened(settings) as driver:
+        async with opened_store(settings, changes=False) as store:
             tally = Tally()
-            collection = _collection(settings, driver, tally, gentle=False)
+            collection = _collection(settings, store.driver, tally, gentle=False)
             async with shown(tally):
                 report = await collection.plan()
         for repository, manifests, layers in collection.garbage():
@@ -92,14 +90,14 @@ def collect(
     settings = load_or_exit(config, {"data": data}).settings
 
     async def work() -> int:
-        async with _opened(settings) as driver:
+        async with opened_store(settings, changes=False) as store:
             tally, reports = Tally(), list[Report]()
 
             async def once() -> None:
-                reports.append(await _collection(settings, driver, tally, gentle=gentle).run(brake=not no_brake))
+                reports.append(await _collection(settings, store.driver, tally, gentle=gentle).run(brake=not no_brake))
 
             async with shown(tally):
-                if not await _leased(driver, once):
+                if not await _leased(store.driver, once):
                     return NOT_DONE
         _show(reports[0], as_json=as_json)
         return 0 if reports[0].outcome == Outcome.DONE.value and not reports[0].kept else NOT_DONE
@@ -117,8 +115,8 @@ def status(data: Data = None, config: Config = None, *, as_json: AsJson = False)
     settings = load_or_exit(config, {"data": data}).settings
 
     async def work() -> int:
-        async with _opened(settings) as driver:
-            state, report = await state_of(driver, now=time.time()), await last_report(driver)
+        async with opened_store(settings, changes=False) as store:
+            state, report = await state_of(store.driver, now=time.time()), await last_report(store.driver)
         if as_json:
             typer.echo(json.dumps({"running": state.run if state.is_on else None}))
         else:
@@ -160,14 +158,14 @@ def undo(
     async def work() -> int:
         from registry.operations import Operations  # noqa: PLC0415  # --help needs nothing of it
 
-        async with _opened(settings) as driver:
-            stores, _rules = Operations(settings, driver).collector(share=1.0)
-            undoing = Undo(stores, BlobStore(driver), clock=time.time)
+        async with opened_store(settings, changes=False) as store:
+            stores, _rules = Operations(settings, store.driver).collector(share=1.0)
+            undoing = Undo(stores, BlobStore(store.driver), clock=time.time)
 
             async def once() -> None:
                 await undoing.run(is_meant, digest)
 
-            if not await _leased(driver, once):
+            if not await _leased(store.driver, once):
                 return NOT_DONE
         done = undoing.undone
         if as_json:
@@ -189,8 +187,8 @@ def show_log(data: Data = None, config: Config = None, *, as_json: AsJson = Fals
 
     async def work() -> int:
         damaged = 0
-        async with _opened(settings) as driver:
-            async for taken in CollectedStore(driver).since(0):
+        async with opened_store(settings, changes=False) as store:
+            async for taken in CollectedStore(store.driver).since(0):
                 damaged += taken is None
                 if taken is not None:
                     _show_taken(taken, as_json=as_json)
@@ -219,8 +217,8 @@ def why(
         from registry.operations import Operations  # noqa: PLC0415  # as above
 
         kept = 0
-        async with _opened(settings) as driver:
-            stores, rules = Operations(settings, driver).collector(share=1.0)
+        async with opened_store(settings, changes=False) as store:
+            stores, rules = Operations(settings, store.driver).collector(share=1.0)
             async for reason in Why(stores, rules, clock=time.time).tell(wanted):
                 kept += reason.is_kept
                 if as_json:
@@ -233,17 +231,6 @@ def why(
         return 0 if kept else NOT_DONE
 
     raise typer.Exit(run("why", settings.data, work))
-
-
-@asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Driver]:
-    driver = open_driver(settings)
-    try:
-        await driver.start()
-        await check_layout(driver)
-        yield driver
-    finally:
-        await driver.close()
 
 
 def _collection(settings: Settings, driver: Driver, tally: Tally, *, gentle: bool) -> Collection:

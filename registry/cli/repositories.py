@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from registry.audit.events import Event, EventKind
-from registry.audit.trails import AuditUnavailable, Trail
+from registry.audit.trails import AuditUnavailable
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
+from registry.cli.opening import opened_store
 from registry.cli.operator import operator_name
 from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
@@ -20,8 +21,6 @@ from registry.findings import printable
 from registry.manifests import Changes, Manifests
 from registry.names import Reference, RepositoryName, parse_digest, parse_name, parse_tag
 from registry.repositories import Deleted, Repositories, Summary
-from registry.stores import open_driver
-from storage.layout import check_layout
 from storage.timelines import Cause, Why
 
 REFUSED = 1
@@ -151,35 +150,19 @@ async def _delete_reference(
 
 def _work(command: str, data: str | None, config: Path | None, work: Work) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
-    from registry.asgi import CannotStart  # noqa: PLC0415
+    from registry.asgi import CannotStart  # noqa: PLC0415  # --help needs nothing of it
     from registry.operations import Operations  # noqa: PLC0415  # as above
 
     settings = load_or_exit(config, {"data": data}).settings
 
     async def opened() -> int:
-        driver = open_driver(settings)
-        trail: Trail | None = None
-
-        async def record(event: Event) -> None:
-            if trail is not None:
-                await trail.write(event)
-
         try:
-            await driver.start()
-            await check_layout(driver)
-            trail = None if command == "list" else make_trail(settings, driver)
-            if trail is not None:
-                await trail.start()
-            operations = Operations(settings, driver)
-            return await work(operations.manifests, operations.repositories, record)
+            async with opened_store(settings, changes=command != "list") as store:
+                operations = Operations(settings, store.driver)
+                return await work(operations.manifests, operations.repositories, store.record)
         except (AuditUnavailable, CannotStart) as error:
             _say(command, str(error))
             return COULD_NOT
-        finally:
-            if trail is not None:
-                await trail.close()
-            await driver.close()
 
     raise typer.Exit(run(f"repo {command}", settings.data, opened))
 

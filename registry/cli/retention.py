@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from registry.audit.events import Event
-from registry.audit.trails import AuditUnavailable, Trail
+from registry.audit.trails import AuditUnavailable
 from registry.auth.globs import GlobError, Globs
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
+from registry.cli.opening import opened_store
 from registry.cli.operator import operator_name
 from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
@@ -26,8 +27,6 @@ from registry.findings import printable
 from registry.retention.plans import Plan, Untagged
 from registry.retention.runs import Outcome, Retention
 from registry.retention.verdicts import Verdict, format_seconds
-from registry.stores import open_driver
-from storage.layout import check_layout
 from storage.retention import RetentionState
 
 PIPE_COLUMNS = 240
@@ -141,8 +140,7 @@ def status(*, as_json: AsJson = False, data: Data = None, config: Config = None)
 
 def _work(command: str, data: str | None, config: Path | None, work: Work) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
-    from registry.asgi import CannotStart  # noqa: PLC0415
+    from registry.asgi import CannotStart  # noqa: PLC0415  # --help needs nothing of it
     from registry.operations import Operations  # noqa: PLC0415  # as above
 
     settings, operator = load_or_exit(config, {"data": data}).settings, operator_name()
@@ -151,27 +149,16 @@ def _work(command: str, data: str | None, config: Path | None, work: Work) -> No
         raise typer.Exit(USAGE)
 
     async def opened() -> int:
-        driver = open_driver(settings)
-        trail: Trail | None = None
-
-        async def record(event: Event) -> None:
-            if trail is not None:
-                await trail.write(_by(event, operator))
-
         try:
-            await driver.start()
-            await check_layout(driver)
-            trail = make_trail(settings, driver) if command == "run" else None
-            if trail is not None:
-                await trail.start()
-            return await work(Operations(settings, driver).retention(record))
+            async with opened_store(settings, changes=command == "run") as store:
+
+                async def record(event: Event) -> None:
+                    await store.record(_by(event, operator))
+
+                return await work(Operations(settings, store.driver).retention(record))
         except (AuditUnavailable, CannotStart) as error:
             _say(command, str(error))
             return COULD_NOT
-        finally:
-            if trail is not None:
-                await trail.close()
-            await driver.close()
 
     raise typer.Exit(run(f"retention {command}", settings.data, opened))
 

@@ -11,19 +11,18 @@ from typing import Annotated
 import typer
 
 from registry.audit.events import Event, EventKind
-from registry.audit.trails import AuditUnavailable, Trail
+from registry.audit.trails import AuditUnavailable
 from registry.auth.globs import GlobError
 from registry.auth.identities import Grant
 from registry.auth.robots import RobotError, Robots, TooManyTokens, check_robot_name, parse_actions
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
+from registry.cli.opening import OpenedStore, opened_store
 from registry.cli.operator import operator_name
 from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
 from registry.findings import printable
 from registry.quantities import parse_seconds
-from registry.stores import open_driver
-from storage.layout import check_layout
 from storage.robots import RobotStore, RobotToken
 
 REFUSED = 1
@@ -135,39 +134,26 @@ def revoke(target: Target, data: Data = None, config: Config = None) -> None:
 
 def _work(command: str, data: str | None, config: Path | None, work: Work) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
-    from registry.asgi import CannotStart  # noqa: PLC0415
+    from registry.asgi import CannotStart  # noqa: PLC0415  # --help needs nothing of it
 
     settings, operator = load_or_exit(config, {"data": data}).settings, operator_name()
 
     async def opened() -> int:
-        driver = open_driver(settings)
-        trail: Trail | None = None
         try:
-            await driver.start()
-            await check_layout(driver)
-            trail = None if command == "list" else make_trail(settings, driver)
-            if trail is not None:
-                await trail.start()
-            return await work(Robots(RobotStore(driver)), partial(_record, trail, operator))
+            async with opened_store(settings, changes=command != "list") as store:
+                return await work(Robots(RobotStore(store.driver)), partial(_record, store, operator))
         except (AuditUnavailable, CannotStart) as error:
             _say(command, str(error))
             return COULD_NOT
-        finally:
-            if trail is not None:
-                await trail.close()
-            await driver.close()
 
     raise typer.Exit(run(f"token {command}", settings.data, opened))
 
 
-async def _record(trail: Trail | None, operator: str, kind: EventKind, token: RobotToken) -> None:
+async def _record(store: OpenedStore, operator: str, kind: EventKind, token: RobotToken) -> None:
     """Write down in the audit trail, if there is one, what was done with a token. Raises AuditUnavailable."""
-    if trail is None:
-        return
     grants = "; ".join(f"{','.join(grant.actions)} in {','.join(grant.repositories)}" for grant in token.grants)
     detail = {"robot": token.name, "token": token.id, "grants": grants}
-    await trail.write(Event(kind, actor=f"operator:{operator}", detail=detail))
+    await store.record(Event(kind, actor=f"operator:{operator}", detail=detail))
 
 
 def _say(command: str, text: str) -> None:

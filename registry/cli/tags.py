@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from registry.audit.events import Event, EventKind
-from registry.audit.trails import AuditUnavailable, Trail
+from registry.audit.trails import AuditUnavailable
 from registry.cli.configuration import USAGE, Config, load_or_exit
 from registry.cli.help import examples
+from registry.cli.opening import opened_store
 from registry.cli.operator import operator_name
 from registry.cli.scanning import COULD_NOT, run
 from registry.cli.serve import Data
@@ -24,10 +25,8 @@ from registry.findings import printable
 from registry.histories import Histories, State, Target, Way, told
 from registry.manifests import Changes
 from registry.names import RepositoryName, Tag, is_tag, parse_name, parse_tag
-from registry.stores import open_driver
 from registry.times import local_time, parse_time, utc_time
 from storage.digest import Digest
-from storage.layout import check_layout
 from storage.tags import TagStore
 
 REFUSED = 1
@@ -218,46 +217,30 @@ def _work(
     changes: bool = False,
 ) -> None:
     """Do a command's work on the store, as its owner, and end with the exit code."""
-    from registry.app import make_trail  # noqa: PLC0415  # --help needs nothing of it
-    from registry.asgi import CannotStart  # noqa: PLC0415
+    from registry.asgi import CannotStart  # noqa: PLC0415  # --help needs nothing of it
     from registry.operations import Operations  # noqa: PLC0415  # as above
 
     settings = load_or_exit(config, {"data": data}).settings
     who = f"operator:{operator_name()}"  # asked before the command becomes the owner of the store
 
     async def opened() -> int:
-        driver = open_driver(settings)
-        trail: Trail | None = None
-
-        async def record(event: Event) -> None:
-            if trail is not None:
-                await trail.write(event)
-
         try:
-            await driver.start()
-            await check_layout(driver)
-            trail = make_trail(settings, driver) if changes else None
-            if trail is not None:
-                await trail.start()
-            operations = Operations(settings, driver)
-            try:
-                return await work(Opened(operations.stores.tags, operations.histories, who, record))
-            except BadRequest as error:
-                _say(command, error.message)
-                return REFUSED
-            except RegistryError as error:
-                for message, _detail in error.lines:
-                    _say(command, message)
-                if near is not None:
-                    await _say_near(command, operations.stores.tags, operations.histories, *near)
-                return REFUSED
+            async with opened_store(settings, changes=changes) as store:
+                operations = Operations(settings, store.driver)
+                try:
+                    return await work(Opened(operations.stores.tags, operations.histories, who, store.record))
+                except BadRequest as error:
+                    _say(command, error.message)
+                    return REFUSED
+                except RegistryError as error:
+                    for message, _detail in error.lines:
+                        _say(command, message)
+                    if near is not None:
+                        await _say_near(command, operations.stores.tags, operations.histories, *near)
+                    return REFUSED
         except (AuditUnavailable, CannotStart) as error:
             _say(command, str(error))
             return COULD_NOT
-        finally:
-            if trail is not None:
-                await trail.close()
-            await driver.close()
 
     raise typer.Exit(run(f"tags {command}", settings.data, opened))
 

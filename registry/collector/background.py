@@ -1,12 +1,12 @@
 """The collection of a serving process: at intervals, by one process of all that share the store, and gently."""
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
 import structlog
 
+from registry.background import BackgroundWork
 from registry.collector.collection import Collection
 from registry.collector.reports import Report
 from storage.errors import StorageError
@@ -18,7 +18,7 @@ LOOK_SECONDS_MAX = 600.0
 log = structlog.get_logger(__name__)
 
 
-class Background:
+class Background(BackgroundWork):
     """Collects again and again. `make` makes each collection, `count` counts afterwards what is left."""
 
     def __init__(
@@ -29,22 +29,11 @@ class Background:
         interval_seconds: float,
         count: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        super().__init__()
         self._leases = leases
         self._make = make
         self._count = count
         self._interval_seconds = interval_seconds
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, in the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    async def close(self) -> None:
-        """Stop. A collection that is under way ends where it is; what it has taken is written down."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
 
     async def _run(self) -> None:
         look_seconds = min(self._interval_seconds, LOOK_SECONDS_MAX)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from registry.background import BackgroundWork
 from registry.retention.verdicts import Rules
 from storage.errors import StorageError
 from storage.pulls import HOUR_SECONDS, PullStore
@@ -18,7 +19,7 @@ COUNTED_MAX = 100_000
 log = structlog.get_logger(__name__)
 
 
-class Pulls:
+class Pulls(BackgroundWork):
     """Counts in those repositories that a rule with `keep_pulled_within` is about, and nowhere else.
 
     A process that dies loses what it has counted since the last time that it wrote.
@@ -27,6 +28,7 @@ class Pulls:
     def __init__(
         self, store: PullStore, rules: Rules, *, flush_seconds: float, clock: Callable[[], float] = time.time
     ) -> None:
+        super().__init__()
         self._store = store
         self._rules = rules
         self._flush_seconds = flush_seconds
@@ -34,7 +36,6 @@ class Pulls:
         self._counted: dict[str, dict[str, int]] = defaultdict(dict)
         self._count = 0
         self._is_full = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
 
     def note(self, repository: str, reference: str) -> None:
         """Count a pull of a tag, or of a manifest by its digest as text."""
@@ -49,19 +50,12 @@ class Pulls:
                 self._is_full.set()
         counted[reference] = int(self._clock()) // HOUR_SECONDS
 
-    def start(self) -> None:
-        """Begin to write down what is counted, in the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
     async def close(self) -> None:
-        """Write down what was counted, and stop."""
-        if self._task is None:
-            return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        self._task = None
-        await self.flush()
+        """Stop, and write down what was counted."""
+        was_started = self._task is not None
+        await super().close()
+        if was_started:
+            await self.flush()
 
     async def flush(self) -> None:
         """Write down what was counted since the last time. What fails is kept for the next time."""
