@@ -1,6 +1,6 @@
 """Pushes, mounts and pulls while the collector runs all the time, at a grace period of nothing: no byte is lost.
 
-`PIERHEAD_TEST_COLLECTION_SECONDS` is how long the clients work, each time: 20 s unless it is set, 900 s at most.
+`PIERHEAD_TEST_COLLECTION_SECONDS` is how long the clients work, each time: 10 s unless it is set, 900 s at most.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from tests.s3.replicas import Replicas
 from tests.s3.weed import BUCKET, Store
 
 CLIENTS = 8
-SECONDS = 20.0
+SECONDS = 10.0
 SECONDS_MAX = 900.0
 COMMAND_SECONDS_MAX = 120
 

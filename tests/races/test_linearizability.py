@@ -1,6 +1,6 @@
 """A tag is a linearizable register, whatever worker a request reaches.
 
-`PIERHEAD_TEST_CALLS` is how many calls are looked at: 8,000 unless it is set.
+`PIERHEAD_TEST_CALLS` is how many calls are looked at: 4,000 unless it is set.
 """
 
 import os
@@ -11,7 +11,7 @@ from tests.conftest import Starter
 from tests.races.linearizability import Call, is_linearizable
 from tests.races.tag_histories import CLIENTS, record
 
-CALLS = int(os.environ.get("PIERHEAD_TEST_CALLS") or 8_000)
+CALLS = int(os.environ.get("PIERHEAD_TEST_CALLS") or 4_000)
 
 
 def test_the_checker_takes_a_history_with_overlapping_calls() -> None:

@@ -29,7 +29,7 @@ from tests.registry.services import Services
 from tests.stores import Power
 
 SEED = os.environ.get("PIERHEAD_TEST_SEED") or secrets.token_hex(4)
-SCHEDULES = int(os.environ.get("PIERHEAD_TEST_SCHEDULES") or (6_000 if os.environ.get("CI") == "true" else 3_000))
+SCHEDULES = int(os.environ.get("PIERHEAD_TEST_SCHEDULES") or 2_000)
 MUTANT_SCHEDULES = 6_000
 
 LIMIT = 100

@@ -1,6 +1,6 @@
 """Pushes and deletions of the same things, at once and in thousands of orders, some of them dying at any call.
 
-`PIERHEAD_TEST_SCHEDULES` is how many: 4,000 unless it is set, 8,000 under CI. A change of what is tested here wants
+`PIERHEAD_TEST_SCHEDULES` is how many: 4,000 unless it is set. A change of what is tested here wants
 200,000 of them once.
 """
 
@@ -31,7 +31,7 @@ from tests.registry.services import REPOSITORY, Services
 from tests.stores import Power
 
 SEED = os.environ.get("PIERHEAD_TEST_SEED") or secrets.token_hex(4)
-SCHEDULES = int(os.environ.get("PIERHEAD_TEST_SCHEDULES") or (8_000 if os.environ.get("CI") == "true" else 4_000))
+SCHEDULES = int(os.environ.get("PIERHEAD_TEST_SCHEDULES") or 4_000)
 
 OTHER_LAYER = b"another layer"
 SUBJECT = descriptor(b"subject", str(image()["mediaType"]))

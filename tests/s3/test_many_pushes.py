@@ -1,6 +1,6 @@
 """Hundreds of pushes while calls to the store fail in every way: all that was acknowledged is there, nothing half is.
 
-`PIERHEAD_TEST_PUSHES` is how many: 500 unless it is set. A thousand take two minutes.
+`PIERHEAD_TEST_PUSHES` is how many: 250 unless it is set. A thousand take two minutes.
 """
 
 import os
@@ -25,7 +25,7 @@ from tests.s3.pushers import MIB, Line, Pusher
 from tests.s3.storm import ANY, Chances, Passed, Storm, storming
 from tests.s3.weed import BUCKET, Store
 
-PUSHES = int(os.environ.get("PIERHEAD_TEST_PUSHES") or 500)
+PUSHES = int(os.environ.get("PIERHEAD_TEST_PUSHES") or 250)
 CLIENTS = 10
 LARGE_EVERY = 25
 LARGE = (9 * MIB, 13 * MIB)
