@@ -66,11 +66,11 @@ class CollectedStore:
         self._count = 0
 
     async def add(self, taken: Taken) -> Taken:
-        """Write down, durably, what is about to be taken; returns it with its name."""
+        """Write down what is about to be taken, for Driver.settle to make durable; returns it with its name."""
         self._count += 1
         kind = BYTES if taken.blobs else LINKS
         name = f"{int(taken.when * MICROSECONDS):016d}.{taken.run}.{self._count:06d}.{kind}"
-        await self._driver.put(keys.collected(name), taken.to_json())
+        await self._driver.put(keys.collected(name), taken.to_json(), durable=False)
         return replace(taken, name=name)
 
     async def rewrite(self, taken: Taken) -> None:

@@ -281,11 +281,15 @@ class Driver(Protocol):
         """Delete an object; deleting what is absent is fine."""
         ...
 
-    async def delete_many(self, keys: Sequence[str]) -> None:
+    async def delete_many(self, keys: Sequence[str], *, durable: bool = True) -> None:
         """Delete objects as `delete` does, for less than it would cost one by one, in no order.
 
-        If that fails, some may be gone.
+        If that fails, some may be gone. With `durable=False` some may be back after a power cut.
         """
+        ...
+
+    async def settle(self) -> None:
+        """Make everything durable that this process has written and deleted without: worth it for a lot of it."""
         ...
 
     async def delete_version(self, key: str, *, version: str) -> None:

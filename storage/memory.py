@@ -84,7 +84,10 @@ class MemoryDriver:
         """Delete an object; deleting what is absent is fine."""
         self._objects.pop(check_key(key), None)
 
-    async def delete_many(self, keys: Sequence[str]) -> None:
+    async def settle(self) -> None:
+        """Nothing is durable."""
+
+    async def delete_many(self, keys: Sequence[str], *, durable: bool = True) -> None:  # noqa: ARG002  # as above
         """Delete objects; deleting what is absent is fine."""
         for key in keys:
             self._objects.pop(check_key(key), None)

@@ -139,7 +139,7 @@ async def delete_unlinked(
             await stores.collected.add(record)
             for piece in _pieces(gone):
                 removal.check_time()
-                await stores.driver.delete_many([keys.blob(digest) for digest in piece])
+                await stores.driver.delete_many([keys.blob(digest) for digest in piece], durable=False)
                 count += len(piece)
             size += total
             if removal.is_late and (missed := await _missed(run, gone)):
@@ -148,9 +148,10 @@ async def delete_unlinked(
         # Only hints, and notes about bytes that are gone.
         extra = [keys.blob_source(digest) for digest, _each in gone if has_sources]
         extra += [keys.damaged(digest) for digest, _each in gone if has_damaged]
-        await stores.driver.delete_many(extra)
+        await stores.driver.delete_many(extra, durable=False)
         stores.tally.counts["blobs deleted"] = count
         stores.tally.fraction = count / len(wanted)
+    await stores.driver.settle()
     return count, size
 
 

@@ -87,6 +87,9 @@ class Collection:
             return
         taker = Taker(self._stores, marker, run, clock=self._clock)
         self._stores.tally.enter("taking links")
+        for marked in self._found:
+            await taker.write_down(marked)
+        await self._driver.settle()
         for place, marked in enumerate(self._found):
             self._stores.tally.fraction = place / len(self._found)
             try:
@@ -104,6 +107,7 @@ class Collection:
         if self._bytes_kept:
             report.reason = f"no bytes were deleted: {self._bytes_kept}"
             return
+        await self._driver.settle()  # no link leads to them any more, whatever happens to the power
         self._stores.tally.enter("deleting bytes")
         report.deleted_blobs, report.deleted_bytes = await delete_unlinked(
             self._stores, run, unlinked.found, spared=taker.totals.spared, clock=self._clock

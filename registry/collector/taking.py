@@ -47,44 +47,51 @@ class Taker:
         self._marker = marker
         self._run = run
         self._clock = clock
+        self._told: dict[str, list[Taken]] = {}
+        self._gone: set[str] = set()
         self.totals = Totals()
 
-    async def take(self, marked: Marked) -> None:
-        """Take the garbage of one repository. Raises RunLost."""
-        # Parents first, and what they refer to when they are gone: a crash between two batches leaves garbage.
-        levels = [(digest, marked.garbage.nodes[digest].canonical) for level in marked.levels for digest in level]
-        gone: set[Pair] = set()
-        for start in range(0, len(levels), RECORD):
-            gone |= await self._recorded(marked, manifests=levels[start : start + RECORD])
-        if gone:
-            await self._forget_tagged(marked.repository, {digest for digest, _canonical in gone})
+    async def write_down(self, marked: Marked) -> None:
+        """Write down what is about to be taken from one repository: for all of them, before anything is taken."""
+        # Parents first, and what they refer to when they are gone.
+        manifests = [(digest, marked.garbage.nodes[digest].canonical) for level in marked.levels for digest in level]
+        types, told = await self._types(marked.repository, manifests), list[Taken]()
+        for start in range(0, len(manifests), RECORD):
+            part = manifests[start : start + RECORD]
+            of_part = {digest: types[digest] for digest, _canonical in part if digest in types}
+            told.append(Taken(self._run.id, self._clock(), marked.repository, (), part, of_part))
         for start in range(0, len(marked.garbage_layers), RECORD):
-            await self._recorded(marked, layers=marked.garbage_layers[start : start + RECORD])
+            part = marked.garbage_layers[start : start + RECORD]
+            told.append(Taken(self._run.id, self._clock(), marked.repository, part))
+        self._told[marked.repository] = [await self._stores.collected.add(each) for each in told]
+
+    async def take(self, marked: Marked) -> None:
+        """Take the garbage of one repository, which was written down. Raises RunLost."""
+        forgotten = False
+        for told in self._told.pop(marked.repository, []):
+            if told.layers and not forgotten:
+                forgotten = await self._forget_tagged(marked.repository)
+            gone = await self._recorded(marked, told)
+            if len(gone) < len(told.layers) + len(told.manifests):
+                layers, manifests = (
+                    [pair for pair in pairs if pair in gone] for pairs in (told.layers, told.manifests)
+                )
+                await self._stores.collected.rewrite(replace(told, layers=layers, manifests=manifests))
+        if not forgotten:
+            await self._forget_tagged(marked.repository)
         await self.leave_catalog(marked.repository)
 
-    async def _recorded(
-        self, marked: Marked, *, layers: Sequence[Pair] = (), manifests: Sequence[Pair] = ()
-    ) -> set[Pair]:
-        """Take what is not needed, written down before; returns what is gone."""
-        spared = await self._spared(marked)
-        self.totals.spared |= {pair[1] for pair in (*layers, *manifests) if not spared.isdisjoint(pair)}
-        layers, manifests = ([pair for pair in pairs if spared.isdisjoint(pair)] for pairs in (layers, manifests))
-        types = await self._types(marked.repository, manifests)
-        told = Taken(self._run.id, self._clock(), marked.repository, layers, manifests, types)
+    async def _recorded(self, marked: Marked, told: Taken) -> set[Pair]:
+        """Take what is not needed by now; returns what is gone."""
         gone: set[Pair] = set()
-        if not layers and not manifests:
-            return gone
-        told = await self._stores.collected.add(told)
         level = {digest: place for place, each in enumerate(marked.levels) for digest in each}
-        for _place, group in groupby(manifests, key=lambda pair: level[pair[0]]):
+        for _place, group in groupby(told.manifests, key=lambda pair: level[pair[0]]):
             pairs = list(group)
             for start in range(0, len(pairs), BATCH):
-                gone |= await self._manifests(marked, pairs[start : start + BATCH], types)
-        for start in range(0, len(layers), BATCH):
-            gone |= await self._layers(marked, layers[start : start + BATCH])
-        if len(gone) < len(layers) + len(manifests):
-            layers, manifests = ([pair for pair in pairs if pair in gone] for pairs in (layers, manifests))
-            await self._stores.collected.rewrite(replace(told, layers=layers, manifests=manifests))
+                gone |= await self._manifests(marked, pairs[start : start + BATCH], told.types)
+        self._gone |= {digest for digest, _canonical in gone}
+        for start in range(0, len(told.layers), BATCH):
+            gone |= await self._layers(marked, told.layers[start : start + BATCH])
         return gone
 
     async def _manifests(self, marked: Marked, batch: Sequence[Pair], types: dict[str, str]) -> set[Pair]:
@@ -98,7 +105,7 @@ class Taker:
             subjects = [(digest, nodes[digest].subject) for digest, _canonical in pairs]
             extra = [keys.referrer(repository, Digest.parse(s), Digest.parse(d)) for d, s in subjects if s is not None]
             extra += [keys.media_type(repository, Digest.parse(d)) for d, _canonical in pairs if d in types]
-            await self._driver.delete_many(extra)
+            await self._driver.delete_many(extra, durable=False)
             if extra or removal.is_late:
                 # As pushes do: whoever comes last sees the other. Links go back only if they may have been missed.
                 late = removal.is_late
@@ -130,7 +137,7 @@ class Taker:
     async def _delete(self, removal: Removal, links: Sequence[str]) -> None:
         for start in range(0, len(links), PIECE):
             removal.check_time()
-            await self._driver.delete_many(links[start : start + PIECE])
+            await self._driver.delete_many(links[start : start + PIECE], durable=False)
 
     async def _spared(self, marked: Marked) -> set[str]:
         """Everything that is needed by what has arrived: digests and canonical ones. Raises RunLost."""
@@ -181,22 +188,26 @@ class Taker:
             if with_links:
                 await self._driver.put(keys.revision_link(repository, parsed), link_text(Digest.parse(canonical)))
 
-    async def _forget_tagged(self, repository: str, taken: set[str]) -> None:
-        """Delete the entries of tags' indexes that lead to what was taken."""
+    async def _forget_tagged(self, repository: str) -> bool:
+        """Delete the entries of tags' indexes that lead to manifests that were taken."""
+        taken, self._gone = self._gone, set()
+        if not taken:
+            return False
         entries = [
             place
             async for place in walk(self._driver, keys.tags(repository))
             if place.kind is Kind.TAG_INDEX and str(place.digest) in taken
         ]
         if not entries:
-            return
+            return True
         async with self._stores.removals.of_collection(repository, self._run.id):
-            await self._driver.delete_many([place.key for place in entries])
+            await self._driver.delete_many([place.key for place in entries], durable=False)
             for place in entries:
                 # Set since: that push may have found the entry there.
                 current = await self._stores.tags.current(repository, place.name)
                 if current is not None and current == place.digest:
                     await self._driver.put(place.key, link_text(current))
+        return True
 
     async def leave_catalog(self, repository: str) -> None:
         """Take a repository of which nothing is left from the catalog."""

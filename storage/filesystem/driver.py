@@ -27,9 +27,10 @@ from storage.filesystem.failures import reading_failed
 from storage.filesystem.files import IN_LOOP_BYTES_MAX, Descriptor, FileReader, open_file, read_whole, stat_file
 from storage.filesystem.listing import file_sizes, list_page
 from storage.filesystem.locks import apart
-from storage.filesystem.objects import TEMPORARY, ObjectFiles, version_of
+from storage.filesystem.objects import TEMPORARY, ObjectFiles, version_of, writing
 from storage.filesystem.staged import StagedFile, open_staged
 from storage.filesystem.trial import remove_stale, try_store
+from storage.filesystem.writeback import sync_file_system
 from storage.threads import Threads
 from storage.together import together
 
@@ -89,11 +90,17 @@ class FileSystemDriver:
         """Delete an object; deleting what is absent is fine."""
         await self._threads.run(self._files.delete, check_key(key))
 
-    async def delete_many(self, keys: Sequence[str]) -> None:
+    async def settle(self) -> None:
+        """Let the kernel write everything that it holds back for this file system: syncfs(2)."""
+        with writing(""):
+            await self._threads.run(sync_file_system, self._files.root)
+
+    async def delete_many(self, keys: Sequence[str], *, durable: bool = True) -> None:
         """Delete objects, and make that durable once for each directory."""
         # A disk is asked for several at once: most of the time goes into waiting for its journal.
         parts = apart([check_key(key) for key in keys], DELETIONS_AT_ONCE)
-        await together([partial(self._threads.run, self._files.delete_many, part) for part in parts], DELETIONS_AT_ONCE)
+        delete = partial(self._files.delete_many, durable=durable)
+        await together([partial(self._threads.run, delete, part) for part in parts], DELETIONS_AT_ONCE)
 
     async def delete_version(self, key: str, *, version: str) -> None:
         """Delete only `version`. Raises VersionMismatch."""

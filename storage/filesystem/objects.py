@@ -97,8 +97,8 @@ class ObjectFiles:
             # Also when it was absent: who deleted it an instant ago may not have made that durable yet.
             self.tidy(key)
 
-    def delete_many(self, keys: Sequence[str]) -> None:
-        """Delete objects, fsyncing each directory that stays only once."""
+    def delete_many(self, keys: Sequence[str], *, durable: bool) -> None:
+        """Delete objects, fsyncing each directory that stays only once, if at all."""
         left: set[str] = set()
         for group in self.locks.together(keys):
             with writing(group[0]):
@@ -112,7 +112,9 @@ class ObjectFiles:
                 left.update(self.directories.remove(self.path(key).rpartition("/")[0]) for key in group)
         for path in left:
             with writing(keys[0]):
-                self.directories.sync_entries(self.directories.tidy(path))
+                stays = self.directories.tidy(path)
+                if durable:
+                    self.directories.sync_entries(stays)
 
     def begin(self, key: str) -> None:
         """Make an empty file. Raises AlreadyExists."""

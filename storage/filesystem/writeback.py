@@ -1,6 +1,7 @@
-"""sync_file_range(2): the kernel starts to write early, so that the fsync(2) at the end is short."""
+"""sync_file_range(2): the kernel starts to write early, so that the fsync(2) at the end is short; and syncfs(2)."""
 
 import ctypes
+import os
 from collections.abc import Callable
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -18,3 +19,17 @@ def _load() -> Callable[[int, int, int], object]:
 
 
 start_writing = _load()
+
+
+def sync_file_system(path: str) -> None:
+    """Return when everything that was written to the file system of a path is durable. Blocks; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if call is None:
+            os.sync()
+        elif call(descriptor):
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+    finally:
+        os.close(descriptor)

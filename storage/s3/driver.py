@@ -106,7 +106,10 @@ class S3Driver:
             await self._pointers.drop(key)
         await self._objects.delete(key)
 
-    async def delete_many(self, keys: Sequence[str]) -> None:
+    async def settle(self) -> None:
+        """Everything is durable."""
+
+    async def delete_many(self, keys: Sequence[str], *, durable: bool = True) -> None:  # noqa: ARG002  # it always is
         """Delete objects, a thousand with each call. One that a pointer stands for takes calls of its own."""
         plain = [check_key(key) for key in keys]
         if any(map(may_point, plain)):

@@ -332,8 +332,8 @@ class SlowDriver(MemoryDriver):
         super().__init__(clock=clock)
         self._slow_clock = clock
 
-    async def delete_many(self, keys: Sequence[str]) -> None:
-        await super().delete_many(keys)
+    async def delete_many(self, keys: Sequence[str], *, durable: bool = True) -> None:
+        await super().delete_many(keys, durable=durable)
         self._slow_clock.now += len(keys) * 0.008
 
 

@@ -62,7 +62,7 @@ class CollectedDriver(ScheduledDriver):
         super().__init__(capabilities)
         self._clock = clock
 
-    async def delete_many(self, keys: Sequence[str]) -> None:
+    async def delete_many(self, keys: Sequence[str], *, durable: bool = True) -> None:  # noqa: ARG002  # as above it
         for key in keys:
             await self.delete(key)
 
