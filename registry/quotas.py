@@ -50,9 +50,12 @@ class Quotas:
         """
         found = Room(None, 0)
         for limit in self._rules.of_repository(repository):
-            view = await self._recent_view(limit.prefix)
-            room = Room(limit, view.used)
-            room.check(max(size, 1))
+            room = Room(limit, (await self._recent_view(limit.prefix)).used)
+            if not room.has(max(size, 1)):
+                room = Room(
+                    limit, (await self._look(limit.prefix)).used
+                )  # nobody is refused by what was so a while ago
+                room.check(max(size, 1))
             if found.left is None or (room.left is not None and room.left < found.left):
                 found = room
         return found
@@ -102,9 +105,13 @@ class Room:
         """How many bytes more there may be; None for any number."""
         return None if self._limit is None else self._limit.bytes - self._used
 
+    def has(self, size: int) -> bool:
+        """Tell whether so many bytes fit."""
+        return self._limit is None or self._used + size <= self._limit.bytes
+
     def check(self, size: int) -> None:
         """Raise QuotaExceeded if so many bytes do not fit."""
-        if self._limit is not None and self._used + size > self._limit.bytes:
+        if self._limit is not None and not self.has(size):
             raise _refusal(self._limit, self._used, size)
 
 

@@ -2,11 +2,13 @@
 
 import os
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from registry.quotas import VIEW_SECONDS
 from tests.clients.contents import Contents
 from tests.clients.daemon import Docker
 from tests.clients.programs import ProgramFailed
@@ -48,6 +50,7 @@ def test_docker_prints_what_is_used_what_is_left_and_what_helps(
     docker("tag", images["small"], small)
     docker("tag", images["large"], large)
     docker("push", "--quiet", small)
+    time.sleep(VIEW_SECONDS)  # until then the other worker may tell what was used before
 
     with pytest.raises(ProgramFailed) as refused:
         docker("push", large)
