@@ -14,7 +14,8 @@ from storage.digest import Digest
 from storage.history import ENTRIES_MAX, HistoryStore
 from storage.tags import TagStore
 
-_NUMBERED = re.compile(r"(?P<tag>.+)\.-(?P<number>[1-9][0-9]{0,3})", re.ASCII)
+# Not all of a history: each of its states that is looked at is a read, and whoever may pull may ask.
+_NUMBERED = re.compile(r"(?P<tag>.+)\.-(?P<number>[1-9][0-9]?)", re.ASCII)
 _DATED = re.compile(r"(?P<tag>.+)\.at-(?P<date>\d{8})T(?P<time>\d{4}(?:\d\d)?)Z", re.ASCII)
 
 

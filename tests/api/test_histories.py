@@ -383,7 +383,7 @@ async def test_nothing_is_pushed_under_the_name_of_an_earlier_state(client: Clie
 
 
 @pytest.mark.parametrize(
-    "reference", ["prod.-0", "prod.-", "prod.-01", "prod.-1a", "prod.at-", "prod.at-2026Z", "a.-b"]
+    "reference", ["prod.-0", "prod.-", "prod.-01", "prod.-1a", "prod.-100", "prod.at-", "prod.at-2026Z", "a.-b"]
 )
 async def test_other_names_are_names_as_all_others(client: Client, reference: str) -> None:
     assert (await client.push_manifest(body(1), reference)).status_code == 201
