@@ -278,6 +278,7 @@ class Tree:
             found += [f"{repository}: the layer {each}" for each in links.get(Kind.LAYER, set()) - needed]
             for digests in links.values():
                 linked |= digests
+            linked |= needed  # of which a push that has died may lack the link: a repair writes that again
         for place in self.places:
             if place.kind is Kind.BLOB and str(place.digest) not in linked:
                 found.append(f"bytes {place.digest}")
