@@ -21,7 +21,6 @@ from storage.places import Kind
 from storage.timelines import Cause, Why
 from storage.walk import walk
 
-CATALOG_PAGE = 1000
 IMPORTED = Cause("", Why.IMPORTED)
 
 
@@ -52,12 +51,9 @@ class Imports:
         """
         if await self.are_done() or await is_unadopted(self._driver):
             return 0
-        added, last, more = 0, "", True
-        while more:
-            names, more = await self._catalog.list(after=last, limit=CATALOG_PAGE)
-            for name in names:
-                added += await self.repository(RepositoryName(name), everything=True)
-                last = name
+        added = 0
+        async for name in self._catalog.names():
+            added += await self.repository(RepositoryName(name), everything=True)
         await self.finish()
         return added
 

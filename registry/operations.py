@@ -59,16 +59,16 @@ class Operations:
             RemovalStore(driver, clock=time.time, new_id=new_id),
             driver.capabilities.calls_at_once,
         )
-        self._usage = UsageStore(driver, clock=time.time, new_id=new_id)
-        self._quota_rules = QuotaRules(settings.quota)
-        self.quotas = Quotas(self._quota_rules, self._usage) if self._quota_rules else None
-        immutability = Immutability(settings.immutable)
+        self.usage = UsageStore(driver, clock=time.time, new_id=new_id)
+        self.quota_rules = QuotaRules(settings.quota)
+        self.quotas = Quotas(self.quota_rules, self.usage) if self.quota_rules else None
+        self.immutability = Immutability(settings.immutable)
         self.manifests = Manifests(
             self.stores,
             opaque_types=settings.manifest_types,
             sparse=settings.sparse,
             delete=settings.delete,
-            immutability=immutability,
+            immutability=self.immutability,
             quotas=self.quotas,
         )
         self.repositories = Repositories(
@@ -76,7 +76,7 @@ class Operations:
             self.manifests,
             UploadStore(driver, clock=time.time),
             RepositoryStore(driver),
-            immutability=immutability,
+            immutability=self.immutability,
             delete=settings.delete,
         )
         self.histories = Histories(
@@ -85,13 +85,13 @@ class Operations:
 
     def usage_sweep(self) -> UsageSweep | None:
         """What keeps the usage of prefixes with a quota true; None without quotas."""
-        if not self._quota_rules:
+        if not self.quota_rules:
             return None
         return UsageSweep(
             self._driver,
-            self._usage,
+            self.usage,
             self.stores.catalog,
-            self._quota_rules,
+            self.quota_rules,
             recount_seconds=self._settings.usage.recount_seconds,
             warn_percent=self._settings.usage.warn_percent,
         )
@@ -99,13 +99,15 @@ class Operations:
     def collector(self, *, share: float, tally: Tally | None = None) -> tuple[CollectorStores, CollectorRules]:
         """What a garbage collection works on; `share` is how much of one processor it takes, from 0 to 1."""
         settings, gc, stores = self._settings, self._settings.gc, self.stores
-        imports = Imports(self._driver, self.history)
+        imports, are_imported = Imports(self._driver, self.history), False
 
         async def kept(repository: str) -> set[Digest]:
+            nonlocal are_imported
             since = time.time() - settings.history.keep_seconds
             found = await self.history.kept(repository, since=since, last=settings.history.keep_last)
             digests = {digest for digests in found.values() for digest in digests}
-            if not await imports.are_done():
+            are_imported = are_imported or await imports.are_done()
+            if not are_imported:
                 # Earlier states are told by the indexes of tags alone until their histories have begun.
                 digests |= await imports.known(repository)
             return digests
@@ -137,7 +139,7 @@ class Operations:
 
         async def count() -> None:
             recounting = Recounting(self._driver, Tally(), rest=Pace(gc.cpu_share).rest)
-            await recounting.run_and_store(self._usage, clock=time.time)
+            await recounting.run_and_store(self.usage, clock=time.time)
 
         make = partial(self.collection, share=gc.cpu_share)
         return Background(leases, make, interval_seconds=gc.interval_seconds, count=count)
@@ -161,7 +163,7 @@ class Operations:
             self.history,
             pulls,
             rules=RetentionRules(rules),
-            immutability=Immutability(settings.immutable),
+            immutability=self.immutability,
             window=window,
             slack_seconds=settings.retention.pull_flush_seconds,
         )

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from dataclasses import dataclass
 from functools import partial
 
-from registry.batches import PAGE, Batches, all_manifests, in_time, parents_first
+from registry.batches import Batches, all_manifests, in_time, parents_first
 from registry.errors import Denied, ManifestUnknown, NameUnknown, Unsupported
 from registry.immutability import Immutability
 from registry.manifests import Changes, Manifests, ManifestStores
@@ -118,14 +118,10 @@ class Repositories:
 
     async def list(self) -> AsyncIterator[Summary]:
         """Yield every repository of the catalog, in byte order."""
-        after, more = "", True
-        while more:
-            names, more = await self._stores.catalog.list(after=after, limit=PAGE)
-            for name in names:
-                tags = await self._stores.tags.list(name, limit=sys.maxsize)
-                manifests = await all_manifests(self._stores.manifests, name)
-                yield Summary(name, len(tags.tags), len(manifests))
-            after = names[-1] if names else after
+        async for name in self._stores.catalog.names():
+            tags = await self._stores.tags.list(name, limit=sys.maxsize)
+            manifests = await all_manifests(self._stores.manifests, name)
+            yield Summary(name, len(tags.tags), len(manifests))
 
     async def _is_known(self, repository: RepositoryName) -> bool:
         if await self._stores.catalog.has(repository) or await self._contents.holds_anything(repository):

@@ -32,7 +32,6 @@ MERGED_MIN = 500
 """So many settled additions are worth a new list: fewer are listed by the same call."""
 REST_SHARE = 0.05
 """At most this share of the time is spent on counting one prefix."""
-NAMES = 1000
 SIZES = 1000
 LOST_SECONDS = 86400.0
 
@@ -108,13 +107,9 @@ class UsageSweep:
 
     async def _listed(self) -> AsyncIterator[Limit]:
         """The limits of all repositories of the catalog."""
-        after, more = "", True
-        while more:
-            names, more = await self._catalog.list(after=after, limit=NAMES)
-            for name in names:
-                for limit in self._rules.of_repository(name):
-                    yield limit
-            after = names[-1] if names else after
+        async for name in self._catalog.names():
+            for limit in self._rules.of_repository(name):
+                yield limit
 
     async def _touched(self) -> set[str]:
         """All prefixes in which links were removed lately.

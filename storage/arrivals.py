@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver
-from storage.errors import Corrupt, NotFound, StorageRefused
-from storage.removals import PAUSE_SECONDS, TEXT_BYTES_MAX, counts
+from storage.errors import NotFound
+from storage.removals import PAUSE_SECONDS, counts, read_announcement
 from storage.walk import walk
 
 RUN_SECONDS = 600.0
@@ -105,10 +105,8 @@ class Arrivals:
         return False
 
     async def _counts(self, key: str) -> bool:
-        try:
-            return counts((await self._driver.get(key, bytes_max=TEXT_BYTES_MAX)).body, self._clock())
-        except (Corrupt, StorageRefused, NotFound):
-            return False
+        text = await read_announcement(self._driver, key)
+        return text is not None and counts(text, self._clock())
 
 
 def marker_text(run: str, now: float, *, is_on: bool = True) -> bytes:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from storage import keys
 from storage.drivers import Driver
@@ -11,6 +11,7 @@ from storage.errors import NotFound
 from storage.removals import TRUSTED_SECONDS
 
 ENTERED_MAX = 4096
+PAGE = 1000
 
 
 class CatalogStore:
@@ -54,6 +55,15 @@ class CatalogStore:
         """Take a repository out. Whoever does announces it, and looks afterwards whether that was right."""
         self._entered.pop(repository, None)
         await self._driver.delete(keys.catalog_entry(repository))
+
+    async def names(self) -> AsyncIterator[str]:
+        """Yield every repository, in byte order."""
+        after, more = "", True
+        while more:
+            names, more = await self.list(after=after, limit=PAGE)
+            for name in names:
+                yield name
+            after = names[-1] if names else after
 
     async def list(self, *, after: str = "", limit: int) -> tuple[list[str], bool]:
         """Repositories whose names are greater than `after` in byte order, and whether there are more."""

@@ -1,4 +1,4 @@
-"""Counted blobs: which blobs something holds and how large they are, 16 bytes for each."""
+"""Counted blobs: which blobs something holds and a number for each, such as its size, in 16 bytes."""
 
 import sys
 from array import array
@@ -83,12 +83,13 @@ class BlobCounter:
         fingerprints.append(blob)
         sizes.append(size)
 
-    def counted(self) -> CountedBlobs:
-        """Everything that was taken in, each blob once."""
+    def counted(self, *, largest: bool = False) -> CountedBlobs:
+        """Everything that was taken in, each blob once; with `largest`, the largest of its numbers counts instead."""
         fingerprints: array[int] = array("Q")
         sizes: array[int] = array("Q")
         for bucket in self._buckets:  # one at a time is turned into Python's own numbers
-            found = dict(zip(*bucket, strict=True))
+            told = zip(*bucket, strict=True)
+            found = dict(sorted(told) if largest else told)
             for blob in sorted(found):
                 fingerprints.append(blob)
                 sizes.append(found[blob])

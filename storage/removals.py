@@ -183,10 +183,9 @@ class RemovalStore:
     async def of_collection(self, repository: str, run: str) -> AsyncIterator[Removal]:
         """Announce that a garbage collection may take any blob or manifest, until the end of the `with` block.
 
-        All announcements of a run for a repository are one object, which is written again for each. A power cut ends
-        the run, and everybody who looks for it.
+        All announcements of a run for a repository are one object, which is written again for each.
         """
-        async with self._announced(keys.collection_removals(repository), durable=False, name=run) as removal:
+        async with self._announced(keys.collection_removals(repository), name=run) as removal:
             yield removal
 
     @asynccontextmanager
@@ -302,18 +301,23 @@ class RemovalStore:
         return False
 
     async def _read(self, key: str) -> bytes | None:
-        try:
-            return (await self._driver.get(key, bytes_max=TEXT_BYTES_MAX)).body
-        except (Corrupt, StorageRefused):
-            return b""  # a power cut has left it
-        except NotFound:
-            return None
+        return await read_announcement(self._driver, key)
 
     def _counts(self, text: bytes) -> bool:
         return counts(text, self._clock())
 
     def _is_over(self, text: bytes) -> bool:
         return not self._clock() - KEPT_SECONDS <= until_of(text) <= self._clock() + KEPT_SECONDS
+
+
+async def read_announcement(driver: Driver, key: str) -> bytes | None:
+    """The text of an announcement: empty for one that can't be read, None if there is none."""
+    try:
+        return (await driver.get(key, bytes_max=TEXT_BYTES_MAX)).body
+    except (Corrupt, StorageRefused):
+        return b""  # a power cut has left it
+    except NotFound:
+        return None
 
 
 def announcement(now: float) -> bytes:

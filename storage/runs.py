@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from storage import keys
 from storage.arrivals import MANIFESTS, RUN_BYTES_MAX, RUN_SECONDS, State, marker_text, read_state
 from storage.drivers import Driver
-from storage.errors import NotFound, StorageRefused, StorageUnavailable, VersionMismatch
+from storage.errors import NotFound, StorageUnavailable, VersionMismatch
 from storage.places import Kind
-from storage.removals import PAUSE_SECONDS, TEXT_BYTES_MAX, Removal, announcement, counts
+from storage.removals import PAUSE_SECONDS, Removal, announcement, counts, read_announcement
 from storage.walk import walk
 
 MARGIN_SECONDS = 1.0
@@ -132,10 +132,9 @@ class Run:
     async def _deletions(self, *, dead: bool) -> list[str]:
         found = []
         async for place in walk(self._driver, keys.DELETING):
-            with contextlib.suppress(NotFound, StorageRefused):
-                text = (await self._driver.get(place.key, bytes_max=TEXT_BYTES_MAX)).body
-                if counts(text, self._clock()) != dead:
-                    found.append(place.key)
+            text = await read_announcement(self._driver, place.key)
+            if text and counts(text, self._clock()) != dead:
+                found.append(place.key)
         return found
 
 

@@ -1,13 +1,11 @@
 """Since when bytes lie in a store that no link leads to: what a garbage collection remembers for the next one."""
 
-import sys
-from array import array
-from bisect import bisect_left
-from collections.abc import Iterable
+import math
 
 import structlog
 
 from storage import keys
+from storage.counted_blobs import NO_BLOBS, BlobCounter, CountedBlobs, fingerprint
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import Corrupt, NotFound, StorageRefused
@@ -18,56 +16,38 @@ log = structlog.get_logger(__name__)
 
 
 class Since:
-    """Times by digest, 16 bytes each: the first 64 bits of the digest, and whole seconds since the epoch.
+    """Times by digest, in whole seconds since the epoch. Two digests that begin alike have the later time of both."""
 
-    Two digests that begin alike have the later time of both.
-    """
-
-    def __init__(self, entries: Iterable[tuple[int, int]] = ()) -> None:
-        self._digests, self._times = array("Q"), array("Q")
-        for digest, when in sorted(entries):
-            self._digests.append(digest)
-            self._times.append(when)
+    def __init__(self, times: CountedBlobs = NO_BLOBS) -> None:
+        self._times = times
 
     def get(self, digest: Digest) -> int | None:
         """Since when; None if nothing is known of it."""
-        wanted, found = _short(digest), None
-        place = bisect_left(self._digests, wanted)
-        while place < len(self._digests) and self._digests[place] == wanted:
-            found, place = self._times[place], place + 1
-        return found
+        return self._times.size(fingerprint(digest))
 
     def to_bytes(self) -> bytes:
-        """As it is stored: all digests in order, then their times; eight bytes each, the lowest first."""
-        return b"".join(_little(numbers).tobytes() for numbers in (self._digests, self._times))
+        """As it is stored."""
+        return self._times.to_bytes()
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> "Since":
         """Read what was stored. Raises ValueError if it is something else."""
-        half, rest = divmod(len(stored), 2)
-        if rest or half % 8:
-            raise ValueError("it has no whole number of entries")
-        found = cls()
-        found._digests.frombytes(stored[:half])
-        found._times.frombytes(stored[half:])
-        found._digests, found._times = _little(found._digests), _little(found._times)
-        return found
+        return cls(CountedBlobs.from_bytes(stored))
 
 
 class Noted:
-    """Digests with times, in any order, 16 bytes each."""
+    """Digests with times, in any order."""
 
     def __init__(self) -> None:
-        self._digests, self._times = array("Q"), array("Q")
+        self._times = BlobCounter()
 
     def add(self, digest: Digest, when: float) -> None:
         """Take a digest in. Times are rounded up, so that nothing counts as older than it is."""
-        self._digests.append(_short(digest))
-        self._times.append(int(-(-when // 1)))
+        self._times.add(fingerprint(digest), math.ceil(when))
 
     def since(self) -> Since:
         """All of them."""
-        return Since(zip(self._digests, self._times, strict=True))
+        return Since(self._times.counted(largest=True))
 
 
 class UnlinkedStore:
@@ -89,15 +69,3 @@ class UnlinkedStore:
     async def write(self, since: Since) -> None:
         """Remember it."""
         await self._driver.put(keys.UNLINKED, since.to_bytes(), durable=False)
-
-
-def _short(digest: Digest) -> int:
-    return int(digest.hex[:16], 16)
-
-
-def _little(numbers: "array[int]") -> "array[int]":
-    if sys.byteorder == "little":
-        return numbers
-    swapped = array("Q", numbers)
-    swapped.byteswap()
-    return swapped

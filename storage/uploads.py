@@ -7,7 +7,7 @@ staged bytes: it changes together with them, and leads the sweep to them.
 import base64
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import UnionType
@@ -154,30 +154,24 @@ class UploadStore:
 
     async def of_repository(self, repository: str) -> list[str]:
         """The open sessions of a repository, by a look at all sessions of the store."""
-        found: list[str] = []
-        after = ""
-        while True:
-            page = await self._driver.list(keys.UPLOADS, after=after, limit=SWEEP_PAGE)
-            for entry in page.entries:
-                with contextlib.suppress(NotFound, StorageRefused):
-                    record = await self._read(entry.key.removeprefix(keys.UPLOADS))
-                    if record.repository == repository and record.digest is None:
-                        found.append(record.id)
-            if not page.more:
-                return found
-            after = page.entries[-1].key
+        return [record.id async for record in self._open() if record.repository == repository]
 
     async def open_since(self) -> dict[str, float]:
         """When the oldest open session of each repository was begun; damaged and unreadable ones are left out."""
         found: dict[str, float] = {}
+        async for record in self._open():
+            found[record.repository] = min(record.created, found.get(record.repository, record.created))
+        return found
+
+    async def _open(self) -> AsyncIterator[UploadRecord]:
+        """The records of all sessions that are open and can be read."""
         async for place in walk(self._driver, keys.UPLOADS):
             try:
                 record = await self._read(place.name)
             except (NotFound, StorageRefused):
                 continue
             if record.digest is None:
-                found[record.repository] = min(record.created, found.get(record.repository, record.created))
-        return found
+                yield record
 
     async def expire(self, *, idle_seconds: float, lifetime_seconds: float, ended_seconds: float) -> int:
         """Drop sessions that nobody uses any more, and forget ended ones; returns how many."""

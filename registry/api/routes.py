@@ -168,15 +168,6 @@ def parse_path(path: str) -> Target:
             return Target(Shape.MANIFEST, _name(name), reference)
         case [*name, "referrers", digest]:
             return Target(Shape.REFERRERS, _name(name), digest)
-    return _parse_extension(parts)
-
-
-def _parse_extension(parts: Sequence[str]) -> Target:
-    match parts:
-        case [*name, "_pierhead", "repository"]:
-            return Target(Shape.REPOSITORY, _name(name))
-        case [*name, "_pierhead", "usage"]:
-            return Target(Shape.USAGE, _name(name))
     raise NotThere("there is nothing at this address: the API is below /v2/")
 
 
@@ -188,6 +179,10 @@ def _parts(path: str) -> list[str]:
 def _extended(parts: Sequence[str]) -> Target | None:
     """What has a shape below `_pierhead`; a tag or an upload may be called so as well."""
     match parts:
+        case [*name, "_pierhead", "repository"]:
+            return Target(Shape.REPOSITORY, _name(name))
+        case [*name, "_pierhead", "usage"]:
+            return Target(Shape.USAGE, _name(name))
         case [*name, "_pierhead", "tags", tag, "history"]:
             return Target(Shape.TAG_HISTORY, _name(name), tag)
         case [*name, "_pierhead", "tags", tag, "rollback"]:

@@ -6,7 +6,6 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -24,6 +23,7 @@ from registry.collector.why import Why
 from registry.config import Settings
 from registry.findings import printable
 from registry.scan import Tally
+from registry.times import local_time
 from storage.blobs import BlobStore
 from storage.collected import CollectedStore, Taken
 from storage.digest import Digest
@@ -266,7 +266,7 @@ def _show(report: Report, *, as_json: bool) -> None:
             f"taken: {report.taken_manifests} manifests, {report.taken_layers} links to blobs; "
             f"deleted: {report.deleted_blobs} blobs with {format_bytes(report.deleted_bytes)}"
         )
-    told = f"{report.outcome}: run {report.run[:RUN_CHARACTERS]} at {_time(report.started)}"
+    told = f"{report.outcome}: run {report.run[:RUN_CHARACTERS]} at {local_time(report.started)}"
     seconds = max(report.ended - report.started, 0.0)
     typer.echo(printable(f"{told}, {seconds:.1f} seconds" + (f"; {report.reason}" if report.reason else "")))
     if report.outcome == Outcome.BRAKED.value:
@@ -277,8 +277,8 @@ def _show_taken(taken: Taken, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"name": taken.name, **json.loads(taken.to_json())}))
         return
-    start = f"{_time(taken.when)} {taken.run[:RUN_CHARACTERS]}"
-    undone = f", put back at {_time(taken.undone)}" if taken.undone else ""
+    start = f"{local_time(taken.when)} {taken.run[:RUN_CHARACTERS]}"
+    undone = f", put back at {local_time(taken.undone)}" if taken.undone else ""
     for what, pairs in (("manifest", taken.manifests), ("link to blob", taken.layers)):
         for digest, _canonical in pairs:
             typer.echo(printable(f"{start} {taken.repository} {what} {digest}: nothing led to it{undone}"))
@@ -292,7 +292,3 @@ def _digest_or_exit(text: str) -> Digest:
     except ValueError as error:
         typer.echo(f"pierhead: {printable(text)}: {error}", err=True)
         raise typer.Exit(USAGE) from None
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -1,6 +1,5 @@
 """`pierhead verify --repair`: verification and repair in rounds, on the store itself."""
 
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +12,12 @@ from registry.cli.scanning import Report, parts_on
 from registry.config import Settings
 from registry.findings import Finding
 from registry.hashing import Hasher
-from registry.immutability import Immutability
-from registry.manifests import Manifests, ManifestStores
 from registry.repair.remotes import Remotes, Target, parse_target
 from registry.repair.rounds import Making, Rounds
 from registry.repair.steps import Tools
 from registry.scan import Parts, Tally
 from registry.uploads import UploadLimits, Uploads
-from storage.blobs import BlobStore
-from storage.catalog import CatalogStore
 from storage.drivers import Driver
-from storage.history import HistoryStore
-from storage.manifests import ManifestStore
-from storage.referrers import ReferrerStore
-from storage.tags import TagStore
 from storage.uploads import UploadStore
 
 
@@ -44,43 +35,34 @@ def make_rounds(
     settings: Settings, driver: Driver, remotes: Remotes, report: Report, tally: Tally, *, dry: bool
 ) -> Rounds:
     """Connect what repairs a store. What pushes go through here is what they go through in a server."""
+    from registry.operations import Operations, new_id  # noqa: PLC0415  # --help needs nothing of it
+
+    unlimited = settings.model_copy(update={"quota": ()})  # what is put right was there before
 
     def parts(told: Callable[[Finding], None]) -> Parts:
         return parts_on(driver, settings.data, told, tally, condemn=not dry)
 
-    immutability = Immutability(settings.immutable)
-
     def tools(made: Parts) -> Tools:
-        blobs, catalog = BlobStore(driver), CatalogStore(driver)
-        history = HistoryStore(driver, time.time, _new_id)
-        stores = ManifestStores(
-            ManifestStore(driver),
-            blobs,
-            TagStore(driver, history),
-            ReferrerStore(driver),
-            catalog,
-            made.removals,
-            driver.capabilities.calls_at_once,
-        )
+        operations = Operations(unlimited, driver)
         uploads = Uploads(
             UploadStore(driver, clock=time.time),
-            blobs,
-            catalog,
+            operations.stores.blobs,
+            operations.stores.catalog,
             limits=UploadLimits(uploads_max=1),
-            new_id=_new_id,
+            new_id=new_id,
         )
         return Tools(
             driver,
-            stores,
-            Manifests(stores, opaque_types=settings.manifest_types, sparse=settings.sparse, immutability=immutability),
+            operations.stores,
+            operations.manifests,
             uploads,
-            history,
+            operations.history,
             made.inspection,
             Hasher(driver, read=lambda _count: None),
             remotes,
             tally,
             settings.sparse,
-            immutability,
+            operations.immutability,
         )
 
     return Rounds(Making(parts, tools), told=lambda outcome: report.outcome(outcome, dry=dry), dry=dry)
@@ -95,7 +77,3 @@ def told_counts(rounds: Rounds) -> dict[str, dict[str, int]]:
         "added": dict(changes.added),
         "removed": dict(changes.removed),
     }
-
-
-def _new_id() -> str:
-    return secrets.token_hex(16)

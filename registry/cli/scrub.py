@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from registry.cli.serve import Data
 from registry.config import Scrub, Settings
 from registry.scrubbing import due
 from registry.stores import open_driver
+from registry.times import local_time
 from storage import keys
 from storage.blobs import BlobStore
 from storage.digest import SHA256, Digest
@@ -181,8 +181,7 @@ def _totals(found: Status) -> tuple[int, int]:
 def _ago(then: float, now: float) -> str:
     if not then:
         return "never"
-    told = datetime.fromtimestamp(then, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
-    return f"{_span(max(now - then, 0))} ago ({told})"
+    return f"{_span(max(now - then, 0))} ago ({local_time(then)})"
 
 
 def _span(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from registry.cli.configuration import USAGE, Config, load_or_exit
+from registry.cli.opening import opened_store
 from registry.cli.scanning import run, shown
 from registry.cli.serve import Data
 from registry.config import Settings
@@ -21,15 +21,10 @@ from registry.errors import NameInvalid
 from registry.findings import printable
 from registry.names import parse_name
 from registry.quantities import short_bytes
-from registry.quota_rules import QuotaRules
 from registry.recounts import Held, Recounting, UsageReport
 from registry.scan import Tally
-from registry.stores import open_driver
-from registry.usage_sweeps import UsageSweep
-from storage.catalog import CatalogStore
 from storage.drivers import Driver
 from storage.errors import StorageUnavailable
-from storage.layout import check_layout
 from storage.usage import UsageStore
 
 WIDTH_MIN = 100
@@ -79,13 +74,8 @@ def usage(
     settings = load_or_exit(config, {"data": data}).settings
 
     async def work() -> int:
-        driver = open_driver(settings)
-        try:
-            await driver.start()
-            await check_layout(driver)
-            report, rows = await _look(driver, settings, prefix, depth=depth, recount=recount)
-        finally:
-            await driver.close()
+        async with opened_store(settings, changes=False) as opened:
+            report, rows = await _look(opened.driver, settings, prefix, depth=depth, recount=recount)
         if as_json:
             typer.echo(_as_json(report, rows))
         else:
@@ -98,8 +88,10 @@ def usage(
 async def _look(
     driver: Driver, settings: Settings, prefix: str, *, depth: int, recount: bool
 ) -> tuple[UsageReport, list[Row]]:
-    store = UsageStore(driver, clock=time.time, new_id=lambda: secrets.token_hex(16))
-    rules = QuotaRules(settings.quota)
+    from registry.operations import Operations  # noqa: PLC0415  # --help needs nothing of it
+
+    operations = Operations(settings, driver)
+    store, rules = operations.usage, operations.quota_rules
     report = None if recount else await _last(store)
     if report is None:
         tally = Tally()
@@ -108,15 +100,7 @@ async def _look(
         with contextlib.suppress(StorageUnavailable):  # it can be read all the same
             await store.put_report(report.to_json())
     shown_rows = [(prefix, report.held.get(prefix, Held())), *report.below(prefix, depth=depth)]
-    sweep = UsageSweep(
-        driver,
-        store,
-        CatalogStore(driver),
-        rules,
-        recount_seconds=settings.usage.recount_seconds,
-        warn_percent=settings.usage.warn_percent,
-    )
-    if recount:
+    if recount and (sweep := operations.usage_sweep()) is not None:
         for name in report.held:
             if name and rules.of_prefix(name) is not None:
                 await sweep.count(name)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from storage import keys
 from storage.digest import Digest
 from storage.drivers import Driver, Stat
-from storage.errors import StorageRefused
+from storage.errors import Corrupt, NotFound, StorageRefused
 
 FOLDED_PAGE = 100_000
 
@@ -50,6 +50,17 @@ async def repositories(driver: Driver, prefix: str = keys.REPOSITORIES) -> Async
         if any(not each.removeprefix(folder).startswith("_") for each in below):
             async for inner in repositories(driver, folder):
                 yield inner
+
+
+async def is_there(driver: Driver, key: str) -> bool:
+    """Tell whether there is an object, be it a damaged one."""
+    try:
+        await driver.stat(key)
+    except Corrupt:
+        return True
+    except NotFound:
+        return False
+    return True
 
 
 async def _folders(driver: Driver, prefix: str) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from registry.collector.graph import Graph, Node, read_blobs, read_references
-from registry.collector.listing import digests_below
+from registry.collector.listing import digests_below, is_there
 from registry.collector.rules import CollectorStores, Rules
 from registry.errors import NameInvalid
 from registry.names import parse_name
@@ -174,7 +174,7 @@ class Marker:
                     canonical = await self._stores.manifests.resolve(repository, digest)
                 references, subject, blobs = await self._contents(str(canonical))
             except (Unclear, Corrupt) as error:
-                if not await self._is_there(keys.revision_link(repository, digest)):
+                if not await is_there(self._driver, keys.revision_link(repository, digest)):
                     return None  # deleted meanwhile, or a folder that was left
                 if isinstance(error, Unclear):
                     raise
@@ -236,15 +236,6 @@ class Marker:
             return None
         # One from the future comes from a clock that has been set back.
         return found.modified > since - self._rules.grace_seconds or found.modified > self._now
-
-    async def _is_there(self, key: str) -> bool:
-        try:
-            await self._driver.stat(key)
-        except Corrupt:
-            return True
-        except NotFound:
-            return False
-        return True
 
     async def _whole(self, repository: str, reason: str) -> Marked:
         """Keep all that a repository holds."""

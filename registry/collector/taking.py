@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from registry.collector.graph import read_known
 from registry.collector.marking import Marked, Marker, Unclear
 from registry.collector.rules import CollectorStores
-from registry.referrers import describe
+from registry.collector.sidecars import put_sidecars
 from storage import keys
 from storage.collected import Pair, Taken
 from storage.digest import Digest
@@ -178,13 +177,8 @@ class Taker:
             parsed = Digest.parse(digest)
             if not with_links and not await self._stores.manifests.exists(repository, parsed):
                 continue  # it was pushed to another repository
-            if digest in types:
-                await self._driver.put(keys.media_type(repository, parsed), types[digest].encode())
             body = (await self._stores.manifests.read(parsed, Digest.parse(canonical))).body
-            document = read_known(body)
-            if document is not None and document.subject is not None:
-                referrer = describe(parsed, document, size=len(body))
-                await self._stores.referrers.put(repository, document.subject.digest, referrer)
+            await put_sidecars(self._stores, repository, parsed, body, kind=types.get(digest, ""))
             if with_links:
                 await self._driver.put(keys.revision_link(repository, parsed), link_text(Digest.parse(canonical)))
 
@@ -214,7 +208,7 @@ class Taker:
         if not await self._is_gone(repository) or not await self._stores.catalog.has(repository):
             return
         async with self._stores.removals.of_entry(repository):
-            await self._driver.delete(keys.catalog_entry(repository))
+            await self._stores.catalog.remove(repository)
             # A push links its manifest and then looks at the catalog. If it saw the entry, then the manifest is there.
             if not await self._is_gone(repository):
                 await self._stores.catalog.add(repository)

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from registry.collector.graph import read_known, read_references
+from registry.collector.graph import read_references
+from registry.collector.listing import is_there
 from registry.collector.rules import CollectorStores
-from registry.referrers import describe
+from registry.collector.sidecars import put_sidecars
 from storage import keys
 from storage.blobs import BlobStore
 from storage.collected import LINKS, Pair, Taken
 from storage.digest import Digest
-from storage.errors import Corrupt, NotFound
+from storage.errors import Corrupt
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ class Undo:
 
     async def _layer(self, repository: str, pair: Pair) -> bool:
         digest, canonical = map(Digest.parse, pair)
-        if not await self._is_there(keys.layer_link(repository, digest)):  # else it was pushed again
+        if not await is_there(self._stores.driver, keys.layer_link(repository, digest)):  # else it was pushed again
             try:
                 await self._blobs.link(repository, digest, canonical=canonical, hint=False)
                 await self._blobs.stat(repository, digest)
@@ -101,18 +102,9 @@ class Undo:
     async def _unlink(self, repository: str, digest: Digest, canonical: Digest) -> None:
         """Take a link back that leads nowhere; that of a push that has come meanwhile does not."""
         async with self._stores.removals.of_blob(repository, digest) as removal:
-            if not await self._is_there(keys.blob(canonical)):
+            if not await is_there(self._stores.driver, keys.blob(canonical)):
                 removal.check_time()
                 await self._stores.driver.delete(keys.layer_link(repository, digest))
-
-    async def _is_there(self, key: str) -> bool:
-        try:
-            await self._stores.driver.stat(key)
-        except Corrupt:
-            return True
-        except NotFound:
-            return False
-        return True
 
     async def _manifest(self, taken: Taken, pair: Pair) -> bool:
         repository, (digest, canonical) = taken.repository, map(Digest.parse, pair)
@@ -122,12 +114,7 @@ class Undo:
         except Corrupt:
             self.undone.gone += 1
             return False
-        if pair[0] in taken.types:
-            await self._stores.driver.put(keys.media_type(repository, digest), taken.types[pair[0]].encode())
-        document = read_known(body)
-        if document is not None and document.subject is not None:
-            referrer = describe(digest, document, size=len(body))
-            await self._stores.referrers.put(repository, document.subject.digest, referrer)
+        await put_sidecars(self._stores, repository, digest, body, kind=taken.types.get(pair[0], ""))
         await manifests.link(repository, digest, canonical=canonical, body=body)
         self.undone.manifests += 1
         return True

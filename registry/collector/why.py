@@ -2,15 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from registry.collector.listing import repositories
+from registry.collector.listing import is_there, repositories
 from registry.collector.marking import Marked, Marker
 from registry.collector.rules import CollectorStores, Rules
+from registry.times import local_time
 from storage import keys
 from storage.collected import LINKS
 from storage.digest import Digest
-from storage.errors import Corrupt, NotFound
 
 CHAINS_TOLD_MAX = 3
 
@@ -37,8 +36,8 @@ class Why:
         now = self._clock()
         marker = Marker(self._stores, self._rules, now=now, sessions=await self._stores.uploads.open_since())
         async for repository in repositories(self._stores.driver):
-            is_manifest = await self._is_there(keys.revision_link(repository, digest))
-            is_layer = await self._is_there(keys.layer_link(repository, digest))
+            is_manifest = await is_there(self._stores.driver, keys.revision_link(repository, digest))
+            is_layer = await is_there(self._stores.driver, keys.layer_link(repository, digest))
             if not is_manifest and not is_layer:
                 continue
             marked = await marker.mark(repository)
@@ -54,12 +53,12 @@ class Why:
                 continue
             if any(str(digest) in pair for pair in (*taken.manifests, *taken.layers)):
                 until = taken.when + self._rules.trash_seconds
-                text = f"taken at {_time(taken.when)} by run {taken.run}"
+                text = f"taken at {local_time(taken.when)} by run {taken.run}"
                 kept = until > now
                 yield Reason(
                     taken.repository,
                     kept,
-                    f"{text}; in the trash until {_time(until)}" if kept else f"{text}, for good",
+                    f"{text}; in the trash until {local_time(until)}" if kept else f"{text}, for good",
                 )
 
     def _manifest(self, marked: Marked, digest: str) -> Reason:
@@ -83,15 +82,6 @@ class Why:
             marked.repository, is_kept=True, text="no manifest needs the blob, which is young, or of an open upload"
         )
 
-    async def _is_there(self, key: str) -> bool:
-        try:
-            await self._stores.driver.stat(key)
-        except Corrupt:
-            return True
-        except NotFound:
-            return False
-        return True
-
 
 def _chain(marked: Marked, digest: str, start: str = "") -> str:
     """From a manifest to what it was reached from, up to what is needed by itself."""
@@ -104,10 +94,6 @@ def _chain(marked: Marked, digest: str, start: str = "") -> str:
     reason = marked.roots.get(each, "needed")
     told = {"young": "younger than gc.grace_seconds", "history": "in the history of a tag"}.get(reason, reason)
     return f"{' which '.join(parts)}: {told}"
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 GOES = "it goes with the next collection"

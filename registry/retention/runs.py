@@ -25,7 +25,6 @@ from storage.removals import Removal
 from storage.retention import RetentionState, RetentionStore
 from storage.timelines import Cause, Why
 
-CATALOG_PAGE = 1000
 ACTOR = "retention"
 CAUSE = Cause(ACTOR, Why.RETENTION)
 
@@ -169,18 +168,11 @@ class Retention:
         uncovered: bool = False,
     ) -> AsyncIterator[Plan]:
         """The plan of every repository that a rule is about, in byte order; with tags that none covers if asked."""
-        after, more = "", True
-        while more:
-            names, more = await self._stores.catalog.list(after=after, limit=CATALOG_PAGE)
-            for name in names:
-                if self._rules.covers(name) and wanted(name):
-                    yield await self._planner.plan(
-                        RepositoryName(name),
-                        now=self._clock(),
-                        pulls_since=state.pulls_since,
-                        uncovered=uncovered,
-                    )
-            after = names[-1] if names else after
+        async for name in self._stores.catalog.names():
+            if self._rules.covers(name) and wanted(name):
+                yield await self._planner.plan(
+                    RepositoryName(name), now=self._clock(), pulls_since=state.pulls_since, uncovered=uncovered
+                )
 
     async def _carry_out(self, plan: Plan) -> tuple[int, int]:
         tags = 0

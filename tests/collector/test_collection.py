@@ -10,14 +10,13 @@ import pytest
 
 from registry.collector.collection import Collection
 from registry.collector.reports import Report, last_report
-from registry.collector.rules import CollectorStores, Rules
+from registry.collector.rules import Rules
 from registry.collector.undo import Undo, Undone
 from registry.collector.why import Why
 from registry.errors import BlobUnknown, ManifestUnknown
 from registry.media_types import FOREIGN_LAYERS, IMAGE
 from registry.names import RepositoryName, Tag
 from storage import keys
-from storage.collected import CollectedStore
 from storage.digest import Digest
 from storage.drivers import Driver
 from storage.errors import NotFound
@@ -68,21 +67,10 @@ async def services(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     await driver.close()
 
 
-def stores_of(services: Services) -> CollectorStores:
-    return CollectorStores(
-        services.driver,
-        services.manifest_store,
-        services.tag_store,
-        services.referrer_store,
-        services.catalog_store,
-        services.upload_store,
-        services.removals,
-        CollectedStore(services.driver),
-    )
-
-
 async def collect(services: Services, rules: Rules = AT_ONCE, *, brake: bool = False) -> Report:
-    collection = Collection(stores_of(services), rules, clock=services.clock, new_id=lambda: secrets.token_hex(8))
+    collection = Collection(
+        services.collector_stores(), rules, clock=services.clock, new_id=lambda: secrets.token_hex(8)
+    )
     return await collection.run(brake=brake)
 
 
@@ -93,7 +81,7 @@ def let_pass(services: Services, seconds: float = LONG) -> None:
 
 
 async def undo(services: Services, repository: str = REPOSITORY, digest: Digest | None = None) -> Undone:
-    undoing = Undo(stores_of(services), services.blob_store, clock=services.clock)
+    undoing = Undo(services.collector_stores(), services.blob_store, clock=services.clock)
     return await undoing.run(lambda taken: taken.repository == repository, digest)
 
 
@@ -307,7 +295,7 @@ async def test_it_can_be_told_what_keeps_something(services: Services) -> None:
     await services.push(document, Tag("v1"))
     garbage = await push_garbage(services)
     let_pass(services)
-    why = Why(stores_of(services), Rules(grace_seconds=0), clock=services.clock)
+    why = Why(services.collector_stores(), Rules(grace_seconds=0), clock=services.clock)
 
     async def told(digest: Digest) -> list[tuple[bool, str]]:
         return [(reason.is_kept, reason.text) async for reason in why.tell(digest)]

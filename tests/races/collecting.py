@@ -7,11 +7,10 @@ from functools import partial
 from typing import Any
 
 from registry.collector.collection import Collection
-from registry.collector.rules import CollectorStores, Rules
+from registry.collector.rules import Rules
 from registry.errors import ManifestBlobUnknown
 from registry.names import RepositoryName, Tag
 from storage import keys
-from storage.collected import CollectedStore
 from storage.digest import Digest
 from storage.drivers import Capabilities, Stat
 from storage.errors import StorageUnavailable
@@ -119,17 +118,7 @@ class Collecting(Schedule):
         self.collections += 1
         run = self.collections
         ids = (f"run{run}-{number}" for number in range(1_000_000))
-        stores = CollectorStores(
-            self.driver,
-            services.manifest_store,
-            services.tag_store,
-            services.referrer_store,
-            services.catalog_store,
-            services.upload_store,
-            services.removals,
-            CollectedStore(self.driver),
-        )
-        return Collection(stores, rules or self.rules, clock=self.clock, new_id=lambda: next(ids))
+        return Collection(services.collector_stores(), rules or self.rules, clock=self.clock, new_id=lambda: next(ids))
 
     def finish(self, work: Coroutine[Any, Any, object]) -> object:
         """Run something that nobody disturbs to its end; the clock goes on when it waits."""

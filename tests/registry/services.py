@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from registry.blobs import Blobs
 from registry.catalog import Catalog
+from registry.collector.rules import CollectorStores
 from registry.histories import Histories
 from registry.immutability import Immutability
 from registry.manifests import Manifests, ManifestStores, Pushed
@@ -23,6 +24,7 @@ from registry.usage_sweeps import UsageSweep
 from storage.arrivals import Arrivals
 from storage.blobs import BlobStore
 from storage.catalog import CatalogStore
+from storage.collected import CollectedStore
 from storage.digest import Digest
 from storage.history import HistoryStore
 from storage.manifests import ManifestStore
@@ -109,6 +111,19 @@ class Services:
         self.tags = Tags(self.tag_store, self.removals, self.manifest_store, self.catalog_store)
         self.referrers = Referrers(referrers, self.manifest_store)
         self.catalog = Catalog(self.catalog_store)
+
+    def collector_stores(self) -> CollectorStores:
+        """What a garbage collection works on, as this worker sees it."""
+        return CollectorStores(
+            self.driver,
+            self.manifest_store,
+            self.tag_store,
+            self.referrer_store,
+            self.catalog_store,
+            self.upload_store,
+            self.removals,
+            CollectedStore(self.driver),
+        )
 
     def usage_sweep(self, *, recount_seconds: float = 3600, warn_percent: Sequence[int] = (80, 90)) -> UsageSweep:
         """What the server does now and then about prefixes that have a quota."""
