@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from storage import keys
 from storage.digest import Digest
@@ -53,6 +54,14 @@ class TagStore:
         self._driver = driver
         self._history = history
 
+    @property
+    def _indexes_current(self) -> bool:
+        """Whether a tag's index lists where it points. Where calls count, only where it has pointed before.
+
+        Nothing but the garbage collection of distribution reads the index, and that needs no entry.
+        """
+        return not self._driver.capabilities.looks_cost_calls
+
     async def get(self, repository: str, tag: str) -> Digest:
         """What the tag points at. Raises NotFound."""
         return await read_link(self._driver, keys.tag_link(repository, tag))
@@ -96,24 +105,24 @@ class TagStore:
         if before == digest and capabilities.durable_at_once:
             return before
 
-        async def index() -> None:
-            # Not before the tag: what is left of a push that dies would look like a tag to whoever lists folders.
-            await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
-
         async def record() -> None:
             await self._history.append(repository, tag, old=before, new=digest, cause=cause, time=swapped.time)
 
-        writes = [index] if before == digest else [record, index]
+        # Not before the tag: what is left of a push that dies would look like a tag to whoever lists folders.
+        indexed = digest if self._indexes_current else before
+        writes = [] if before == digest else [record]
+        if indexed is not None:
+            writes.append(partial(self._put_index, repository, tag, indexed))
         await together(writes, capabilities.writes_at_once)
         return before
 
     async def mend(self, repository: str, tag: str, digest: Digest) -> None:
         """Let the tag's index fit after the tag was set to `digest` and may have been deleted at the same time."""
-        index = keys.tag_index_link(repository, tag, digest)
-        try:
-            await self._driver.stat(index)
-        except NotFound:
-            await self._driver.put(index, link_text(digest))
+        if self._indexes_current:
+            try:
+                await self._driver.stat(keys.tag_index_link(repository, tag, digest))
+            except NotFound:
+                await self._put_index(repository, tag, digest)
         await self.forget_if_gone(repository, tag)  # which looks again as well
 
     async def forget_if_gone(self, repository: str, tag: str) -> None:
@@ -267,11 +276,16 @@ class TagStore:
             current = await self.current(repository, tag)
             if current is None:
                 return
+            if not self._indexes_current:
+                return
             # Set again since. What is put back here a second deletion may have missed: so look once more.
-            await self._driver.put(keys.tag_index_link(repository, tag, current), link_text(current))
+            await self._put_index(repository, tag, current)
             if await self.current(repository, tag) == current:
                 return
         raise StorageUnavailable("the tag is being changed by too many at once", key=keys.tag_link(repository, tag))
+
+    async def _put_index(self, repository: str, tag: str, digest: Digest) -> None:
+        await self._driver.put(keys.tag_index_link(repository, tag, digest), link_text(digest))
 
     async def _empty_index(self, repository: str, tag: str) -> None:
         while True:

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from storage import keys
 from storage.digest import Digest
+from storage.drivers import Capabilities
 from storage.errors import Corrupt, NotFound, StorageUnavailable, VersionMismatch
 from storage.memory import MemoryDriver
 from storage.tags import SWAP_ATTEMPTS_MAX, TagStore
@@ -67,6 +68,22 @@ async def test_a_tag_lies_where_distribution_looks(driver: RefusingDriver, store
     assert (await body_at(driver, f"{root}/current/link")).decode() == str(TWO)
     for digest in (ONE, TWO):
         assert (await body_at(driver, f"{root}/index/sha256/{digest.hex}/link")).decode() == str(digest)
+
+
+async def test_in_a_bucket_the_index_of_a_tag_lists_where_it_has_pointed_before(
+    driver: RefusingDriver, store: TagStore
+) -> None:
+    driver.capabilities = Capabilities(durable_at_once=True, looks_cost_calls=True)
+    index = []
+    for digest in (ONE, TWO, TWO, ONE, THREE):
+        await put(store, "v1", digest)
+        await store.mend(REPOSITORY, "v1", digest)
+        index.append(await keys_below(driver, keys.tag_index(REPOSITORY, "v1")))
+
+    one, two = ([keys.tag_index_link(REPOSITORY, "v1", digest)] for digest in (ONE, TWO))
+    assert index == [[], one, one, sorted(one + two), sorted(one + two)]
+    await store.delete(REPOSITORY, "v1")
+    assert await keys_below(driver, keys.tag_index(REPOSITORY, "v1")) == []
 
 
 async def test_a_condition_is_asked_with_what_the_tag_points_at_and_its_refusal_changes_nothing(
