@@ -311,14 +311,20 @@ def test_everything_at_once_is_answered_as_in_some_order_and_leaves_a_sound_stor
 
 
 def _with_repeats(calls: Sequence[Call]) -> list[Call]:
-    """Allow a push that meets a deletion to be seen, gone and back again.
+    """Allow a push to be seen again after each deletion that it meets.
 
     It looks whether its manifest is still there, and puts it back if not: what took it may have been another push,
     which lacked something that this one found. It is never acknowledged and then gone without a deletion.
     """
-    deletes = [call for call in calls if call.kind == "delete"]
-    met = [put for put in calls if put.kind == "put" and any(d.start < put.end and put.start < d.end for d in deletes)]
-    return [*calls, *(replace(put, kind="again") for put in met)]
+    deletes = [call for call in calls if call.kind == "delete" and call.value is not None]
+    repeats = [
+        replace(put, kind="again")
+        for put in calls
+        if put.kind == "put"
+        for delete in deletes
+        if delete.start < put.end and put.start < delete.end
+    ]
+    return [*calls, *repeats]
 
 
 class Disorder:

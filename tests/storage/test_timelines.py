@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.digest import Digest
@@ -125,6 +125,7 @@ def test_a_damaged_record_breaks_no_chain() -> None:
     st.lists(st.integers(-3, 3), min_size=12, max_size=12),
     st.sets(st.integers(0, 11)),
 )
+@example([B, None, A, B, None, B], [0, -2, *[0] * 10], {4})
 def test_whatever_is_lost_or_told_in_the_wrong_order_the_end_is_what_the_tag_points_at(
     targets: list[Digest | None], skews: list[int], lost: set[int]
 ) -> None:
@@ -134,15 +135,17 @@ def test_whatever_is_lost_or_told_in_the_wrong_order_the_end_is_what_the_tag_poi
         for place, (old, new) in enumerate(itertools.pairwise(chain))
         if place not in lost
     ]
-    ordered = in_order(sorted(told, key=lambda each: each.time), current=chain[-1])
+    looks = list[list[Change]]()
+    for look in range(4):
+        ordered = in_order(sorted(looks[-1] if looks else told, key=lambda each: each.time), current=chain[-1])
+        looks.append(filled(ordered, before=UNKNOWN, current=chain[-1], now=NOW + look))
 
-    whole = filled(ordered, before=UNKNOWN, current=chain[-1], now=NOW)
-    again = in_order(sorted(whole, key=lambda each: each.time), current=chain[-1])
-
-    for found in (whole, again):
+    whole = looks[0]
+    for found in looks:
         assert not found or found[-1].new == chain[-1]
         assert {each.new for each in told} <= {each.new for each in found}
         assert all(newer.old == older.new for older, newer in itertools.pairwise(found))
+    assert len(looks[-1]) == len(looks[-2]), "each look adds to what was observed before"
     if not {place for place in lost if place < len(chain) - 1}:
         assert len(whole) == len(told)
 
