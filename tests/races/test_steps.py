@@ -413,7 +413,8 @@ async def test_what_a_deletion_of_a_tag_has_left_that_died_is_taken_before_the_d
 async def test_a_bucket_does_not_list_a_tag_that_was_half_deleted(driver: StepDriver, worker: Services) -> None:
     driver.capabilities = BUCKET
     for tag in (LATEST, Tag("other")):
-        await worker.push(image(), tag)
+        for layer in (LAYER, CONFIG):  # its index lists what it pointed at before
+            await worker.push(image(layer), tag)
 
     async def before_write(method: str, key: str) -> None:
         if method == "delete" and key.startswith(keys.tag_index(REPOSITORY, LATEST)):
@@ -423,6 +424,7 @@ async def test_a_bucket_does_not_list_a_tag_that_was_half_deleted(driver: StepDr
     with pytest.raises(Power):
         await worker.manifests.delete(REPOSITORY, LATEST)
 
+    assert len(await keys_below(driver, keys.tag_index(REPOSITORY, LATEST))) == 1
     assert (await worker.tags.list(REPOSITORY, limit=10)).tags == ["other"]
 
 
