@@ -273,10 +273,8 @@ class TagStore:
     async def _forget(self, repository: str, tag: str) -> None:
         for _attempt in range(SWAP_ATTEMPTS_MAX):
             await self._empty_index(repository, tag)
-            current = await self.current(repository, tag)
+            current = await self.current(repository, tag) if self._indexes_current else None
             if current is None:
-                return
-            if not self._indexes_current:
                 return
             # Set again since. What is put back here a second deletion may have missed: so look once more.
             await self._put_index(repository, tag, current)
